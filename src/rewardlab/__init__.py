@@ -1,0 +1,1 @@
+"""rewardlab: reward signals you can trust, and training on them."""

@@ -1,0 +1,1 @@
+"""Ground floor: types, the flat batch, errors, settings, statistics. Imports nothing else of ours."""
