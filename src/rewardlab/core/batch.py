@@ -102,6 +102,11 @@ class Batch:
         """A copy with these token streams added or replaced."""
         return replace(self, streams={**self.streams, **streams})
 
+    def tokens_of(self, sequences: list[int]) -> Tensor:
+        """Long[...]: the flat positions of these sequences' tokens, in this order."""
+        offsets = self.offsets.tolist()
+        return torch.cat([torch.arange(offsets[i], offsets[i + 1]) for i in sequences])
+
     def select(self, sequences: list[int]) -> Batch:
         """The batch of these whole sequences, in this order.
 
@@ -109,8 +114,7 @@ class Batch:
         is an error, since its loss would be lost.
         """
         chosen = torch.tensor(sequences, dtype=torch.long)
-        starts, ends = self.offsets[:-1].tolist(), self.offsets[1:].tolist()
-        tokens = torch.cat([torch.arange(starts[i], ends[i]) for i in sequences])
+        tokens = self.tokens_of(sequences)
         new_of_old = torch.full((self.size,), -1, dtype=torch.long)
         new_of_old[chosen] = torch.arange(len(sequences))
         pairs = new_of_old[self.pairs]
@@ -174,3 +178,15 @@ class Outputs:
     """Float[T]: entropy in nats of the distribution each action was drawn from; 0 elsewhere."""
     scores: Tensor | None = None
     """Float[N]: a reward head's value at each sequence's last real token."""
+
+
+def sum_by_sequence(x: Tensor, batch: Batch) -> Tensor:
+    """Float[N]: the sum of a Float[T] stream over each sequence's tokens."""
+    return torch.zeros(batch.size, dtype=x.dtype, device=x.device).index_add(0, batch.seq, x)
+
+
+def given(x: Tensor | None) -> Tensor:
+    """The tensor, where leaving it out would be a bug in the caller."""
+    if x is None:
+        raise ValueError("an output was read that the engine was not asked for")
+    return x

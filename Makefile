@@ -1,0 +1,37 @@
+# Everything a fresh machine with Python >= 3.11 needs: `make quickstart`, `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: quickstart test lint format embedded clean
+
+quickstart: .venv/.ready
+	$(BIN)/rewardlab quickstart
+
+test: .venv/.ready lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Rebuild the embedded checkpoints from nothing; docs/embedded.md has the time and the losses.
+embedded: .venv/.ready
+	$(BIN)/rewardlab train recipes/embedded_advice.yaml --fresh
+	rm -rf src/rewardlab/models/embedded/advice-base
+	cp -r runs/embedded-advice/stages/pretrain/output src/rewardlab/models/embedded/advice-base
+
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch .venv/.ready
+
+clean:
+	rm -rf .venv runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Pure tensor functions from engine outputs and a batch to loss terms."""

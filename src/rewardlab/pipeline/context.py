@@ -1,0 +1,103 @@
+"""What the stages of one run share: the record, the world, models and rewards by name."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rewardlab.core.errors import UserError
+from rewardlab.core.progress import NO_PROGRESS, Progress
+from rewardlab.core.types import Sequence
+from rewardlab.models.engine import Engine
+from rewardlab.models.loading import (
+    Model,
+    ModelSettings,
+    load_policy,
+    load_reward_model,
+    same_tokenizer,
+)
+from rewardlab.pipeline.recipe import Recipe
+from rewardlab.records.run import Run
+from rewardlab.rewards.base import Reward
+from rewardlab.rewards.learned import LearnedReward
+from rewardlab.rewards.rules import NumericAnswer, TextLength
+from rewardlab.worlds.advice.world import AdviceWorld
+
+BUILT_IN: dict[str, Callable[[], Reward]] = {"numeric_answer": NumericAnswer, "length": TextLength}
+
+
+@dataclass
+class Context:
+    """A run in progress."""
+
+    recipe: Recipe
+    run: Run
+    progress: Progress = NO_PROGRESS
+    peek: int = 0
+    """Show this many rendered rows and rollouts of each stage."""
+    show: Callable[[object], None] = print
+    """Where peeked rows go."""
+    warnings: list[str] = field(default_factory=list)
+
+    @functools.cached_property
+    def world(self) -> AdviceWorld:
+        """The recipe's world."""
+        if self.recipe.world is None:
+            raise UserError(
+                "the recipe uses `source: world` or the reward `gold` but has no `world:` section.",
+                "Add `world: {}` for the default advice world, or name a file and another reward.",
+            )
+        return AdviceWorld(self.recipe.world)
+
+    def engine(self, model: Model) -> Engine:
+        """An engine with the recipe's settings."""
+        return Engine(model, self.recipe.engine)
+
+    def model_settings(self, name: str) -> ModelSettings:
+        """`base`, the output of an earlier stage, or a model path."""
+        if name == "base":
+            return self.recipe.model
+        if name in {s.name for s in self.recipe.stages}:
+            record = self.run.stage(name)
+            if record.done() is None:
+                raise UserError(
+                    f"the stage {name!r} is used before it has run.", "Move it up in the recipe's `stages`."
+                )
+            return ModelSettings(path=str(record.output), chat_template=self.recipe.model.chat_template)
+        if name.startswith("embedded:") or Path(name).exists():
+            return ModelSettings(path=name, chat_template=self.recipe.model.chat_template)
+        stages = ", ".join(s.name for s in self.recipe.stages)
+        raise UserError(
+            f"{name!r} is neither a stage of this recipe nor a model folder.", f"Stages: base, {stages}."
+        )
+
+    def policy(self, name: str) -> Engine:
+        """A causal LM, ready to compute."""
+        return self.engine(load_policy(self.model_settings(name)))
+
+    def reward(self, name: str, policy: Engine | None = None) -> Reward:
+        """The world's `gold`, a built-in reward, or a trained reward model by stage name or folder.
+
+        A reward model with the policy's own tokenizer scores its ids rather than their text.
+        """
+        if name == "gold":
+            return self.world.gold
+        if name in BUILT_IN:
+            return BUILT_IN[name]()
+        settings = self.model_settings(name)
+        facts = Path(settings.path) / "reward.json"
+        offset = json.loads(facts.read_text())["offset"] if facts.is_file() else 0.0
+        engine = self.engine(load_reward_model(settings))
+        same = policy is not None and same_tokenizer(policy.model, engine.model)
+        return LearnedReward(name, engine, offset=offset, reads_ids=same)
+
+    def peek_at(self, rendered: list[Sequence], tokenizer: object, title: str) -> None:
+        """Show the first rows as the model sees them, trained tokens in colour."""
+        from rewardlab.data.peek import format_rendered
+
+        for number, sequence in enumerate(rendered[: self.peek]):
+            self.show(f"{title} {number + 1}")
+            self.show(format_rendered(tokenizer, sequence))

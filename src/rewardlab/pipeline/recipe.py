@@ -1,0 +1,183 @@
+"""The recipe: a list of stages, each with the settings of the components it uses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from rewardlab.core.settings import Settings
+from rewardlab.data.settings import DataSettings
+from rewardlab.models.engine import EngineSettings
+from rewardlab.models.loading import LoraSettings, ModelSettings
+from rewardlab.models.scratch import ScratchSettings
+from rewardlab.training.algorithms.grpo import GRPOSettings
+from rewardlab.training.loop import LoopSettings
+from rewardlab.worlds.advice.world import AdviceSettings
+
+
+class StageData(DataSettings):
+    """Rows of a stage: a file or dataset, or `world` for rows made by the recipe's world."""
+
+    rows: int = 1000
+    """How many rows the world makes; files give all they have, or `limit`."""
+    split: Literal["train", "heldout"] = "train"
+    """The world's split: topics that training may see, or topics kept for evaluation."""
+
+
+class Stage(Settings):
+    """What every stage has."""
+
+    name: str = ""
+    """Unique in the recipe; the stage's kind where it is left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_is_kind(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not value.get("name"):
+            kind = value.get("kind", cls.model_fields["kind"].default)
+            return {**value, "name": kind}
+        return value
+
+
+class ProbeSettings(Settings):
+    """Held-out prompts that are answered and scored at each evaluation of a policy stage."""
+
+    data: StageData
+    rewards: list[str] = ["gold"]
+    """Stage names of reward models, or built-in rewards: gold, numeric_answer, length."""
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+
+
+class TrainingStage(Stage, LoopSettings):
+    """What every stage that trains has."""
+
+    init: str = "base"
+    """The stage whose output is the starting point; `base` is the recipe's `model`."""
+    data: StageData
+    held_out: StageData | None = None
+    """Rows for evaluation during training; without it `data.heldout_fraction` sets some aside."""
+    lora: LoraSettings | None = None
+    """Train adapters instead of all weights."""
+    max_tokens: int = 1024
+    """Longer rows lose the left end of their prompt; counted in the manifest."""
+
+
+class ScratchStage(Stage, ScratchSettings):
+    """A new model folder: a tokenizer trained on the data's text, and random weights."""
+
+    kind: Literal["scratch"] = "scratch"
+    data: list[StageData]
+    """Rows whose text trains the tokenizer: examples, pairs or prompts, as `text_from` says."""
+    text_from: Literal["examples", "pairs"] = "examples"
+
+
+class SFTStage(TrainingStage):
+    """Supervised fine-tuning."""
+
+    kind: Literal["sft"] = "sft"
+    rows_per_step: int = 32
+    train_on: Literal["assistant", "all"] = "assistant"
+    """`all` trains on every message, as in pretraining."""
+    probe: ProbeSettings | None = None
+
+
+class RewardStage(TrainingStage):
+    """A Bradley-Terry reward model."""
+
+    kind: Literal["reward"] = "reward"
+    pairs_per_step: int = 32
+    centring: float = 0.01
+    """Weight of (s_chosen + s_rejected)^2, which keeps scores around zero."""
+
+
+class DPOStage(TrainingStage):
+    """Direct preference optimisation."""
+
+    kind: Literal["dpo"] = "dpo"
+    pairs_per_step: int = 32
+    beta: float = 0.1
+    """Strength of the pull to the starting policy; lower moves further."""
+    label_smoothing: float = 0.0
+    probe: ProbeSettings | None = None
+
+
+class GRPOStage(TrainingStage, GRPOSettings):
+    """Group-relative policy optimisation against a reward."""
+
+    kind: Literal["grpo"] = "grpo"
+    reward: str = "reward"
+    """Stage name of a reward model, a model folder, or a built-in reward."""
+    observe: list[str] = []
+    """Rewards scored on the same answers for the record; they never reach the learner."""
+    probe: ProbeSettings | None = None
+
+
+class AuditStage(Stage):
+    """Report card of a reward on held-out pairs."""
+
+    kind: Literal["audit"] = "audit"
+    reward: str = "reward"
+    data: StageData
+    max_tokens: int = 1024
+
+
+class EvaluateStage(Stage):
+    """Policies side by side on the same prompts."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    policies: list[str] = ["base"]
+    """Stage names, `base`, or model folders."""
+    baseline: str = "base"
+    """The policy that win rates and differences are against."""
+    reference: str = "base"
+    """The policy that KL is measured from."""
+    rewards: dict[str, str] = {}
+    """Column name -> reward; `proxy` and `gold` are the usual names."""
+    judge: str = "gold"
+    """The reward column that decides wins."""
+    data: StageData
+    samples_per_prompt: int = 1
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    samples_in_report: int = 40
+    max_tokens: int = 1024
+
+
+AnyStage = Annotated[
+    ScratchStage | SFTStage | RewardStage | DPOStage | GRPOStage | AuditStage | EvaluateStage,
+    Field(discriminator="kind"),
+]
+
+
+class Recipe(Settings):
+    """A whole run."""
+
+    name: str
+    """The run's folder under `runs/`."""
+    question: str = ""
+    """What this run is to find out; the report opens with it."""
+    seed: int = 0
+    """Every random draw of the run derives from it and the stage's name."""
+    model: ModelSettings
+    """The base model."""
+    world: AdviceSettings | None = None
+    """The synthetic world that `source: world` and the reward `gold` refer to."""
+    engine: EngineSettings = EngineSettings()
+    stages: list[AnyStage]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_model(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("model"), str):
+            return {**value, "model": {"path": value["model"]}}
+        return value
+
+    @model_validator(mode="after")
+    def _references(self) -> Recipe:
+        names = [s.name for s in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are called {name!r}; give one of them another `name`")
+        return self

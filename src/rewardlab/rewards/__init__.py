@@ -1,0 +1,1 @@
+"""Reward signals: anything with `score(rollouts) -> list[Score]`."""
