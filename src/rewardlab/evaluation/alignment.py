@@ -41,7 +41,7 @@ def align(rollouts: Mapping[str, Sequence[Rollout]]) -> Alignment:
     prompts = tuple(grouped[first])
     if not prompts:
         raise UserError(f"Policy {first} has no rollouts.", "Generate answers before evaluating.")
-    for policy, found in grouped.items():
+    for policy in grouped:
         for has, lacks in ((first, policy), (policy, first)):
             absent = [i for i in grouped[has] if i not in grouped[lacks]]
             if absent:

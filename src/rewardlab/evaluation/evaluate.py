@@ -48,7 +48,8 @@ def evaluate(
     judge: the reward that decides wins against the baseline; all cross pairs of a prompt's samples
         count, ties half.
     tokens: policy -> one TokenStatistics per rollout, for `kl`, `kl_per_token` and `entropy`.
-    behaviour: named numbers of one answer; each becomes a metric of that name.
+    behaviour: named numbers of one answer; each becomes a metric of that name, a flag `has_x` the
+        metric `x_rate`.
 
     Returns {"policies": {policy: {metric: interval}}, "comparisons": [{"policy", "baseline", "metric",
     "estimate", "low", "high", "p", "p_holm", "n"}], "counts": {policy: {reward: {"ok", "abstain",
@@ -210,8 +211,11 @@ def _behaviour_measures(
             for p, rows in found.items()
         }
         rate = in_unit_range(per_prompt.values())
+        metric = f"{name.removeprefix('has_')}_rate" if name.startswith("has_") else name
         for policy, values in per_prompt.items():
-            out[policy][name] = bounded_measure(values, level) if rate else mean_measure(values, seed, level)
+            out[policy][metric] = (
+                bounded_measure(values, level) if rate else mean_measure(values, seed, level)
+            )
     return out
 
 

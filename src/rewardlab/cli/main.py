@@ -1,0 +1,202 @@
+"""The command line: thin verbs over the pipeline. Bad input exits with code 2 and one clear message."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from rewardlab.core.errors import UserError
+
+app = typer.Typer(
+    help="Know your reward before you train on it. Then train on it, at any scale.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+err = Console(stderr=True)
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change, as key.sub=value.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds the run folders.")]
+Peek = Annotated[int, typer.Option(help="Show this many rendered rows and rollouts of each stage.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what an earlier run of this name left.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Print the resolved recipe with origins; run nothing.")]
+
+
+def _run(
+    recipe_file: Path | dict[str, Any], overrides: list[str], runs: Path, fresh: bool, peek: int, explain: bool, as_json: bool
+) -> None:
+    """Resolve a recipe, run it, and print what came out."""
+    from rewardlab.cli.progress import RichProgress
+    from rewardlab.core.settings import explain as explained
+    from rewardlab.core.settings import load_settings
+    from rewardlab.pipeline.recipe import Recipe
+    from rewardlab.pipeline.run import run_recipe
+    from rewardlab.reporting.terminal import summary_table
+
+    out = Console()
+    resolved = load_settings(Recipe, recipe_file, overrides)
+    recipe = resolved.value
+    if explain:
+        if as_json:
+            print(json.dumps(recipe.model_dump(mode="json")))
+        else:
+            out.print(explained(resolved))
+        return
+    folder = runs / recipe.name
+    progress = RichProgress(quiet=as_json)
+    summary = run_recipe(
+        recipe, folder, fresh=fresh, progress=progress, peek=0 if as_json else peek, show=err.print
+    )
+    if as_json:
+        print(json.dumps({**summary, "folder": str(folder)}))
+        return
+    out.print(summary_table(summary))
+    out.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def quickstart(
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    runs: Runs = Path("runs"),
+    fresh: Fresh = False,
+    peek: Peek = 0,
+    explain: Explain = False,
+    as_json: Json = False,
+) -> None:
+    """The whole job offline: SFT, reward model, its audit, DPO, GRPO, evaluation by gold, report."""
+    name = "quickstart" if seed == 0 else f"quickstart-seed{seed}"
+    with resources.as_file(resources.files("rewardlab.pipeline") / "quickstart.yaml") as recipe:
+        changes = [f"seed={seed}", f"name={name}", *(overrides or [])]
+        _run(recipe, changes, runs, fresh, peek, explain, as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    fresh: Fresh = False,
+    peek: Peek = 0,
+    explain: Explain = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe, or continue it where it was cut off."""
+    _run(recipe, overrides or [], runs, fresh, peek, explain, as_json)
+
+
+@app.command()
+def audit(
+    reward: Annotated[str, typer.Argument(help="Reward model folder, or a built-in: gold, length.")],
+    pairs: Annotated[str, typer.Argument(help="Preference pairs: a file, a hf: id, or `world`.")],
+    overrides: Overrides = None,
+    name: Annotated[str, typer.Option(help="Name of the run folder.")] = "audit",
+    runs: Runs = Path("runs"),
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Report card of a reward: accuracy, calibration, length bias, padding."""
+    stage = {"kind": "audit", "reward": reward, "data": {"source": pairs, "split": "heldout"}}
+    recipe: dict[str, Any] = {
+        "name": name,
+        "question": f"Can the reward {reward} be trusted?",
+        "model": reward,
+        "stages": [stage],
+    }
+    if pairs == "world":
+        recipe["world"] = {}
+    _run(recipe, overrides or [], runs, fresh, 0, False, as_json)
+
+
+@app.command()
+def evaluate(
+    policies: Annotated[list[str], typer.Argument(help="Policies: model folders or ids; the first is the baseline.")],
+    prompts: Annotated[str, typer.Option(help="Prompts: a file, a hf: id, or `world`.")] = "world",
+    reward: Annotated[list[str] | None, typer.Option(help="Rewards: a folder or gold, length, numeric_answer.")] = None,
+    samples: Annotated[int, typer.Option(help="Answers per prompt.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 128,
+    name: Annotated[str, typer.Option(help="Name of the run folder.")] = "evaluate",
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    runs: Runs = Path("runs"),
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Policies side by side on the same prompts, with paired intervals."""
+    rewards = reward or ["gold"]
+    stage = {
+        "kind": "evaluate",
+        "policies": policies,
+        "baseline": policies[0],
+        "reference": policies[0],
+        "rewards": {Path(r).name: r for r in rewards},
+        "judge": Path(rewards[0]).name,
+        "data": {"source": prompts, "split": "heldout", "rows": 200},
+        "samples_per_prompt": samples,
+        "max_new_tokens": max_new_tokens,
+    }
+    recipe: dict[str, Any] = {
+        "name": name,
+        "question": "Which policy is better?",
+        "seed": seed,
+        "model": policies[0],
+        "stages": [stage],
+    }
+    if prompts == "world":
+        recipe["world"] = {}
+    _run(recipe, [], runs, fresh, 0, False, as_json)
+
+
+@app.command()
+def view(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    as_json: Json = False,
+) -> None:
+    """Print a run's results again and rebuild its report."""
+    from rewardlab.reporting.report import build_report
+    from rewardlab.reporting.terminal import summary_table
+
+    file = folder / "summary.json"
+    if not file.is_file():
+        raise UserError(f"{folder} has no summary.json.", "Give a run folder of a finished run.")
+    summary = json.loads(file.read_text())
+    report = build_report(folder)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        out = Console()
+        out.print(summary_table(summary))
+        out.print(f"report: {report}", soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is installed, which optional engines are usable, and what to install."""
+    from rewardlab.cli.doctor import diagnose, render
+
+    checks = diagnose()
+    if as_json:
+        print(json.dumps([vars(c) for c in checks]))
+    else:
+        Console().print(render(checks))
+    raise typer.Exit(0 if all(c.ok or c.optional for c in checks) else 1)
+
+
+def main() -> None:
+    """Entry point: a `UserError` becomes one message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": error.problem, "way_out": error.way_out}))
+        else:
+            err.print(f"[bold red]error:[/] {error.problem}", soft_wrap=True)
+            if error.way_out:
+                err.print(f"       {error.way_out}", soft_wrap=True)
+        sys.exit(2)
