@@ -23,7 +23,7 @@ class EngineSettings(Settings):
 
     layout: LayoutName = "padded"
     """`padded`: rows of similar length; `packed`: one row with a block-diagonal mask."""
-    tokens_per_microbatch: int = 8192
+    tokens_per_microbatch: int = 2048
     """Upper bound of tokens (padding included) in one forward pass; a longer sequence goes alone."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast precision of the backbone. Weights, heads' soft-max and reductions stay fp32."""

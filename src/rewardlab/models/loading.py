@@ -134,6 +134,9 @@ def _load(auto: Any, settings: ModelSettings, **kwargs: Any) -> Model:
         ) from error
     if adapter.is_file():
         net = PeftModel.from_pretrained(net, source).merge_and_unload()
+    # transformers gives the pad token's embedding no gradient; where pad is eos, that would leave the
+    # stop token's embedding untrained. Our layouts never need a pad token, so the exception is lifted.
+    net.get_input_embeddings().padding_idx = None
     ensure_chat_template(tokenizer, settings.chat_template)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

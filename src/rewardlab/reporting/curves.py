@@ -99,14 +99,9 @@ def stage_curves(name: str, rows: list[Row]) -> StageCurves:
 def _proxy_and_gold(stage: str, rows: list[Row], proxy_name: str) -> Figure:
     proxy, gold = points(rows, proxy_name), points(rows, "gold")
     with chart(270 if gold else 170, 2 if gold else 1) as (figure, axes):
-        for ax, curve, text, colour, line in zip(
-            axes,
-            (proxy, gold),
-            ("proxy reward (what is optimised)", "gold reward (never seen by the learner)"),
-            (FIRST, SECOND),
-            ("-", "--"),
-        ):
-            _draw(ax, curve, colour, line)
+        texts = ("proxy reward (what is optimised)", "gold reward (never seen by the learner)")
+        for ax, curve, text, colour in zip(axes, (proxy, gold), texts, (FIRST, SECOND)):
+            _draw(ax, curve, colour, "-")
             first = next(y for _, y in curve if not math.isnan(y))
             ax.axhline(first, color=MUTED, linewidth=0.8, linestyle=":")
             name_y(ax, text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.core.errors import UserError
+from rewardlab.reporting.intervals import finite
 
 Row = dict[str, Any]
 
@@ -74,10 +75,13 @@ def _object(folder: Path, name: str, sources: list[Source]) -> dict[str, Any]:
         value = json.loads(_read(folder, name, sources))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{folder / name}:{error.lineno}: not JSON: {error.msg}.", "Run the evaluation again to rewrite it."
+            f"{folder / name}:{error.lineno}: not JSON: {error.msg}.",
+            "Run the evaluation again to rewrite it.",
         ) from error
     if not isinstance(value, dict):
-        raise UserError(f"{folder / name}:1: expected a JSON object.", "Run the evaluation again to rewrite it.")
+        raise UserError(
+            f"{folder / name}:1: expected a JSON object.", "Run the evaluation again to rewrite it."
+        )
     return value
 
 
@@ -91,16 +95,16 @@ def _rows(text: str, name: str, notes: list[str]) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-            step = row["step"] if isinstance(row, dict) else None
-        except (json.JSONDecodeError, KeyError):
-            step = None
-        if isinstance(step, bool) or not isinstance(step, int | float):
+        except json.JSONDecodeError:
+            row = None
+        step = finite(row.get("step")) if isinstance(row, dict) else None
+        if step is None:
             torn = number == len(lines)  # only a line without its newline is the last of the split
             what = "its last line is torn" if torn else "not a row with a step"
             notes.append(f"{name}:{number}: {what}; left out.")
             continue
         repeated += step in by_step
-        by_step[step] = row
+        by_step[step] = {**row, "step": step}
     if repeated:
         notes.append(f"{name}: {repeated} repeated steps; the last row of each is shown.")
     return [by_step[step] for step in sorted(by_step)]

@@ -26,7 +26,9 @@ METRICS: dict[str, Metric] = {
     "proxy": Metric(
         "proxy reward", "reward units", "The reward that training can see, usually the reward model's score."
     ),
-    "reward": Metric("proxy reward", "reward units", "Mean reward of the step's samples, as the learner saw it."),
+    "reward": Metric(
+        "proxy reward", "reward units", "Mean reward of the step's samples, as the learner saw it."
+    ),
     "win_rate_vs_sft": Metric(
         "win rate vs SFT",
         "share of prompts",
@@ -43,10 +45,16 @@ METRICS: dict[str, Metric] = {
         "entropy", "nats per token", "How undecided the policy is at each token; falls as it collapses."
     ),
     "length": Metric("length", "tokens", "Number of tokens in an answer."),
-    "opener_rate": Metric("opener rate", "share of answers", "Answers that start with a stock opening phrase."),
+    "opener_rate": Metric(
+        "opener rate", "share of answers", "Answers that start with a stock opening phrase."
+    ),
     "closer_rate": Metric("closer rate", "share of answers", "Answers that end with a stock closing phrase."),
-    "distinct_1": Metric("distinct-1", "share of tokens", "Distinct single tokens over all tokens: diversity."),
-    "distinct_2": Metric("distinct-2", "share of pairs", "Distinct pairs of neighbouring tokens over all pairs."),
+    "distinct_1": Metric(
+        "distinct-1", "share of tokens", "Distinct single tokens over all tokens: diversity."
+    ),
+    "distinct_2": Metric(
+        "distinct-2", "share of pairs", "Distinct pairs of neighbouring tokens over all pairs."
+    ),
     "format_valid": Metric("valid format", "share of answers", "Answers that keep the format asked for."),
     "stop_rate": Metric("stopped", "share of answers", "Answers that ended on a stop token."),
     "length_stop_rate": Metric("cut off", "share of answers", "Answers cut by the token limit."),
@@ -57,30 +65,43 @@ METRICS: dict[str, Metric] = {
         "accuracy against gold", "share of pairs", "The same, with the gold reward's order as the truth.", 0.5
     ),
     "bayes_accuracy": Metric(
-        "Bayes ceiling", "share of pairs", "Accuracy of the best possible judge, given the noise in labels.", 0.5
+        "Bayes ceiling",
+        "share of pairs",
+        "Accuracy of the best possible judge, given the noise in labels.",
+        0.5,
     ),
     "length_baseline_accuracy": Metric(
         "length alone", "share of pairs", "Accuracy of the rule “the longer answer is better”.", 0.5
     ),
     "ece": Metric(
-        "ECE", "probability", "Expected calibration error: mean gap between predicted and observed preference."
+        "ECE",
+        "probability",
+        "Expected calibration error: mean gap between predicted and observed preference.",
     ),
     "ece_debiased": Metric(
         "ECE, debiased", "probability", "ECE without the upward bias that finite bins give it."
     ),
     "brier": Metric("Brier score", "squared probability", "Mean squared error of the predicted preference."),
     "length_slope": Metric(
-        "length slope", "reward per token", "How the score changes with length when quality is held fixed.", 0.0
+        "length slope",
+        "reward per token",
+        "How the score changes with length when quality is held fixed.",
+        0.0,
     ),
     "padding_probe": Metric(
-        "padding probe", "reward units", "Change of the score when empty sentences are added to an answer.", 0.0
+        "padding probe",
+        "reward units",
+        "Change of the score when empty sentences are added to an answer.",
+        0.0,
     ),
     "flip_rate": Metric(
         "flip rate", "share of pairs", "Pairs whose order turns round when the worse answer is padded."
     ),
     "loss": Metric("loss", "", "The stage's training objective, lower is better; scales differ by stage."),
     "eval_loss": Metric("held-out loss", "", "The same objective on rows that are not trained on."),
-    "eval_accuracy": Metric("held-out accuracy", "share of pairs", "Accuracy on pairs that are not trained on."),
+    "eval_accuracy": Metric(
+        "held-out accuracy", "share of pairs", "Accuracy on pairs that are not trained on."
+    ),
     "margin": Metric("margin", "reward units", "Chosen minus rejected score (for DPO: implicit reward)."),
     "chosen_logp": Metric("log-prob of chosen", "nats per sequence", "Log-probability of preferred answers."),
     "rejected_logp": Metric("log-prob of rejected", "nats per sequence", "The same for the other answers."),

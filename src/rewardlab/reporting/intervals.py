@@ -32,7 +32,7 @@ def finite(value: object) -> float | None:
 
 
 def read_interval(value: object) -> Interval | None:
-    """An interval from `{"estimate", "low", "high", "n"}` or from a bare number; None if there is no number."""
+    """An interval from `{"estimate", "low", "high", "n"}` or a bare number; None if there is no number."""
     if not isinstance(value, dict):
         number = finite(value)
         return None if number is None else Interval(number)
@@ -74,13 +74,16 @@ def digits_for(intervals: Iterable[Interval]) -> int:
 def show_number(value: float | None, digits: int | None = None, *, signed: bool = False) -> str:
     """A number with a true minus sign; a non-zero number is never rounded to zero.
 
+    Without `digits`, four significant digits and no trailing zeros.
+
     >>> show_number(-0.25, 1), show_number(0.00001, 2), show_number(0.5, 2, signed=True)
     ('−0.2', '1e−05', '+0.50')
     """
     if value is None:
         return "–"
     if digits is None:
-        digits = digits_for([Interval(value)])
+        text = f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+        return text.replace("-", "−")
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     if value != 0 and float(text) == 0:
         text = f"{value:+.0e}" if signed else f"{value:.0e}"

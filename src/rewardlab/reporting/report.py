@@ -1,7 +1,7 @@
 """`report.html`: one self-contained file that tells what a run found and lets the reader dig.
 
-It computes nothing: numbers come from `summary.json` and the stages' metrics, whose hashes it prints. It loads
-nothing: a content security policy forbids every request, and lets no script run but the page's own.
+It computes nothing: numbers come from `summary.json` and the stages' metrics, whose hashes it prints. It
+loads nothing: a content security policy forbids every request, and lets no script run but the page's own.
 The same run folder gives the same bytes.
 """
 

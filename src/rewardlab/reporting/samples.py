@@ -72,13 +72,12 @@ def _answer(row: dict[str, Any]) -> ShownAnswer:
 
 def _score(name: str, score: object) -> ShownScore:
     """An abstention or an error is said in words; it is never shown as a zero."""
-    if not isinstance(score, dict):
-        score = {"value": score}
-    status, value = str(score.get("status", "ok")), finite(score.get("value"))
-    parts = [(str(k), finite(v)) for k, v in (score.get("parts") or {}).items()]
+    stored: dict[str, Any] = score if isinstance(score, dict) else {"value": score}
+    status, value = str(stored.get("status", "ok")), finite(stored.get("value"))
+    parts = [(str(k), finite(v)) for k, v in (stored.get("parts") or {}).items()]
     shown = [(k, show_number(v, 3)) for k, v in parts]
     if status != "ok" or value is None:
         words = {"abstain": "abstained", "error": "failed"}.get(status, "no value")
-        reason = score.get("reason")
+        reason = stored.get("reason")
         return ShownScore(name, f"{words}: {reason}" if reason else words, False, shown)
     return ShownScore(name, show_number(value, 3), True, shown)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -28,9 +29,9 @@ VARIABLES = {
     SECOND: "var(--second)",
 }
 WIDTH = 320
-"""Width of every chart in CSS pixels before scaling: the narrowest phone, so that text is never tiny there."""
+"""Width of every chart in CSS pixels before scaling: the narrowest phone, where text must not be tiny."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rewardlab",
     "text.parse_math": False,
@@ -74,7 +75,7 @@ def chart(height: int, panels: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
 
 def tick(value: float, _position: int | None = None) -> str:
     """A tick label without an offset, with a true minus sign."""
-    return f"{value:.6g}".replace("-", "−")
+    return (f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.6g}").replace("-", "−")
 
 
 def name_y(ax: Axes, text: str) -> None:

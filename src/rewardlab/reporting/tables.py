@@ -59,6 +59,8 @@ class Panel:
     """The scale's ends, as text."""
     reference: float | None
     """Where "no effect" lies, in percent, if on the scale."""
+    common_n: str
+    """The sample size if all lines share it, else empty."""
 
 
 def panel(name: str, rows: list[Row], *, signed: bool = False, reference: float | None = None) -> Panel:
@@ -90,7 +92,9 @@ def panel(name: str, rows: list[Row], *, signed: bool = False, reference: float 
         for row in rows
     ]
     ends = [f"{v:.4g}".replace("-", "−") for v in (low, high)]
-    return Panel(name, about, lines, ends[0], ends[1], place(reference))
+    sizes = {line.n for line in lines}
+    common_n = sizes.pop() if len(sizes) == 1 and sizes != {"–"} else ""
+    return Panel(name, about, lines, ends[0], ends[1], place(reference), common_n)
 
 
 def _scale(low: float, high: float) -> tuple[float, float]:

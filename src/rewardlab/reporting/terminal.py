@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rewardlab.reporting.glossary import metric
-from rewardlab.reporting.intervals import read_interval, show_bounds, show_interval, show_number
+from rewardlab.reporting.intervals import finite, read_interval, show_bounds, show_interval, show_number
 from rewardlab.reporting.reward_card import ACCURACIES, OTHERS, SYMBOLS
 from rewardlab.reporting.tables import policy_table
 
@@ -27,13 +27,21 @@ def summary_table(summary: dict[str, Any]) -> RenderableType:
     if summary.get("policies"):
         parts.append(_policies(summary))
     if summary.get("reward_model"):
-        parts += _reward_model(summary["reward_model"])
+        parts += (
+            [Text(""), *_reward_model(summary["reward_model"])]
+            if parts
+            else _reward_model(summary["reward_model"])
+        )
     return Group(*parts) if parts else Text("Nothing was measured.")
+
+
+def _table(title: str) -> Table:
+    return Table(box=SIMPLE_HEAD, show_edge=False, padding=0, title=title, title_justify="left")
 
 
 def _policies(summary: dict[str, Any]) -> Table:
     columns, rows = policy_table(summary)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="policies", title_justify="left")
+    table = _table("policies")
     table.add_column("")
     shown = [i for i, c in enumerate(columns) if c.label != "entropy"]
     for i in shown:
@@ -52,7 +60,7 @@ def _policies(summary: dict[str, Any]) -> Table:
 
 
 def _reward_model(card: dict[str, Any]) -> list[RenderableType]:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title="reward model", title_justify="left")
+    table = _table("reward model")
     table.add_column("")
     table.add_column("estimate", justify="right")
     table.add_column("interval", justify="right")
@@ -65,7 +73,7 @@ def _reward_model(card: dict[str, Any]) -> list[RenderableType]:
     for row in card.get("padding_probe") or []:
         interval = read_interval(row)
         if interval is not None:
-            label = f"padding, {show_number(row.get('sentences'), 0)} sentences"
+            label = f"padding, sentences: {show_number(finite(row.get('sentences')), 0)}"
             estimate = show_interval(interval, signed=True).split(" ")[0]
             table.add_row(label, estimate, Text(show_bounds(interval)), metric("padding_probe").unit)
     checks = Text()

@@ -92,7 +92,11 @@ def _compared(policy: str, baseline: str, found: dict[str, Change], summary: dic
     wins = read_interval(((summary.get("policies") or {}).get(policy) or {}).get(f"win_rate_vs_{baseline}"))
     if wins is not None:
         judge = f", judged by {summary['judge']}" if summary.get("judge") else ""
-        segments += [("", f" Win rate against {against}{judge}: "), ("number", show_interval(wins)), ("", ".")]
+        segments += [
+            ("", f" Win rate against {against}{judge}: "),
+            ("number", show_interval(wins)),
+            ("", "."),
+        ]
     return Sentence(tuple(segments))
 
 
@@ -128,7 +132,7 @@ def _uncompared(summary: dict[str, Any]) -> list[Sentence]:
     for policy, values in (summary.get("policies") or {}).items():
         segments: list[Segment] = []
         for name in ("gold", "proxy"):
-            interval = read_interval(values.get(name))
+            interval = read_interval((values or {}).get(name))
             if interval is not None:
                 segments += [("", "; " if segments else ""), ("", f"{metric(name).label} ")]
                 segments.append(("number", show_interval(interval)))
@@ -142,7 +146,9 @@ def _uncompared(summary: dict[str, Any]) -> list[Sentence]:
             if loss is not None:
                 number = show_interval(Interval(loss))
                 sentences.append(
-                    Sentence((("", f"{stage.get('name', '?')} ended with loss "), ("number", number), ("", ".")))
+                    Sentence(
+                        (("", f"{stage.get('name', '?')} ended with loss "), ("number", number), ("", "."))
+                    )
                 )
     return sentences
 

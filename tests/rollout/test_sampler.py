@@ -1,0 +1,91 @@
+"""The sampler draws from the policy, records the log-probs that the trainer computes, and is repeatable."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+from support import tiny_policy
+
+from rewardlab.core.batch import Batch
+from rewardlab.models.engine import Engine, EngineSettings
+from rewardlab.rollout.sampler import Sampler, SamplerSettings
+
+PROMPTS = [[5, 9, 11], [7, 8, 9, 10, 11, 12, 13], [40]]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(tiny_policy("qwen3"))
+
+
+def draw(engine: Engine, seed: int = 0, **settings: object) -> list:
+    sampler = Sampler(engine, SamplerSettings(**{"samples_per_prompt": 4, "max_new_tokens": 12, **settings}))
+    return sampler.sample(PROMPTS, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_recorded_logprobs_are_those_of_the_trainer(engine: Engine, temperature: float, layout: str) -> None:
+    groups = draw(engine, temperature=temperature)
+    batch = Batch.pack([s for g in groups for s in g])
+    trainer = Engine(engine.model, EngineSettings(layout=layout))
+    logp = trainer.frozen_logprobs(batch).logp
+    torch.testing.assert_close(logp, batch.streams["logp_sample"], atol=1e-5, rtol=0)
+
+
+def test_logprobs_still_agree_after_the_weights_moved(engine: Engine) -> None:
+    moved = Engine(tiny_policy("qwen3", seed=5))
+    draw(moved)
+    with torch.no_grad():
+        for parameter in moved.parameters.values():
+            parameter.mul_(0.9)
+    batch = Batch.pack([s for g in draw(moved) for s in g])
+    assert moved.frozen_logprobs(batch).logp is not None
+    torch.testing.assert_close(
+        moved.frozen_logprobs(batch).logp, batch.streams["logp_sample"], atol=1e-5, rtol=0
+    )
+
+
+def test_same_seed_same_answers_however_rows_are_batched(engine: Engine) -> None:
+    reference = draw(engine)
+    for rows in (4, 8, 12):
+        assert [[s.ids for s in g] for g in draw(engine, rows_per_batch=rows)] == [
+            [s.ids for s in g] for g in reference
+        ]
+    assert [s.ids for s in draw(engine, seed=1)[0]] != [s.ids for s in reference[0]]
+
+
+def test_a_stop_token_ends_an_answer_and_is_an_action(engine: Engine) -> None:
+    stop = engine.model.stop_ids[0]
+    for prompt, group in zip(PROMPTS, draw(engine, samples_per_prompt=64, max_new_tokens=30), strict=True):
+        for s in group:
+            answer = s.ids[len(prompt) :]
+            assert s.ids[: len(prompt)] == tuple(prompt)
+            assert s.actions == len(answer)
+            assert stop not in answer[:-1]
+            assert (s.stop == "stop") == (answer[-1] == stop)
+            assert s.stop == "stop" or len(answer) == 30
+
+
+def test_first_tokens_follow_the_policy_distribution(engine: Engine) -> None:
+    """Chi-square of 4000 first tokens against the softmax; cells with expectation below 5 are pooled."""
+    n = 4000
+    groups = Sampler(engine, SamplerSettings(samples_per_prompt=n, max_new_tokens=1)).sample(
+        PROMPTS[:1], torch.Generator().manual_seed(3)
+    )
+    with torch.no_grad():
+        p = engine.model.net(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1).double()
+    counts = torch.bincount(torch.tensor([s.ids[-1] for s in groups[0]]), minlength=p.numel()).double()
+    rare = p * n < 5
+    observed = [*counts[~rare].tolist(), float(counts[rare].sum())]
+    expected = [*(p[~rare] * n).tolist(), float(p[rare].sum() * n)]
+    assert stats.chisquare(observed, [e * sum(observed) / sum(expected) for e in expected]).pvalue > 1e-4
+
+
+def test_greedy_takes_the_most_likely_token(engine: Engine) -> None:
+    group = draw(engine, temperature=0.0, samples_per_prompt=2)[0]
+    assert group[0].ids == group[1].ids
+    with torch.no_grad():
+        best = int(engine.model.net(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1].argmax())
+    assert group[0].ids[len(PROMPTS[0])] == best
