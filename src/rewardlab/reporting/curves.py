@@ -108,7 +108,7 @@ def _proxy_and_gold(stage: str, rows: list[Row], proxy_name: str) -> Figure:
         axes[-1].set_xlabel("step")
         spoken = _spoken("Proxy reward", proxy)
         spoken += " " + (_spoken("Gold reward", gold) if gold else "Gold was not measured.")
-        svg = inline(figure, f"reward-{stage}", f"{stage}: proxy and gold reward by step", spoken)
+        svg = inline(figure, f"reward/{stage}", f"{stage}: proxy and gold reward by step", spoken)
     note = "Dotted: the first value." if gold else "Dotted: the first value. Gold was not measured."
     return Figure(stage, note, svg)
 
@@ -124,7 +124,7 @@ def _metric_chart(stage: str, rows: list[Row], keys: tuple[str, ...]) -> Figure:
             ax.legend(loc="best", fontsize=9.5, handlelength=2.2, labelcolor=MUTED)
         names = " and ".join(metric(key).label for key in keys)
         spoken = " ".join(_spoken(metric(key).label.capitalize(), points(rows, key)) for key in keys)
-        svg = inline(figure, f"{stage}-{keys[0]}", f"{stage}: {names} by step", spoken)
+        svg = inline(figure, f"curve/{stage}/{keys[0]}", f"{stage}: {names} by step", spoken)
     return Figure(names, "", svg)
 
 

@@ -81,6 +81,7 @@ def show_number(value: float | None, digits: int | None = None, *, signed: bool 
     """
     if value is None:
         return "–"
+    value = value or 0.0  # no minus sign on a negative zero
     if digits is None:
         text = f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
         return text.replace("-", "−")

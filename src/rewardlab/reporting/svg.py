@@ -89,7 +89,7 @@ def inline(figure: Figure, name: str, title: str, description: str) -> Markup:
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(buffer.getvalue())
-    name = re.sub(r"\W+", "-", name)
+    name = re.sub(r"\W", lambda m: f"-{ord(m[0]):x}-", name)  # two names never share an id
     _clean(root, name)
     box = root.attrib["viewBox"]
     root.attrib.clear()

@@ -23,16 +23,10 @@ def summary_table(summary: dict[str, Any]) -> RenderableType:
 
     Intervals stand below their estimates, so that five metrics fit into 80 columns.
     """
-    parts: list[RenderableType] = []
-    if summary.get("policies"):
-        parts.append(_policies(summary))
-    if summary.get("reward_model"):
-        parts += (
-            [Text(""), *_reward_model(summary["reward_model"])]
-            if parts
-            else _reward_model(summary["reward_model"])
-        )
-    return Group(*parts) if parts else Text("Nothing was measured.")
+    policies = [_policies(summary)] if summary.get("policies") else []
+    card = _reward_model(summary["reward_model"]) if summary.get("reward_model") else []
+    between = [Text("")] if policies and card else []
+    return Group(*policies, *between, *card) if policies or card else Text("Nothing was measured.")
 
 
 def _table(title: str) -> Table:
