@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import tiny_policy, tiny_reward_model
 
 from rewardlab.core.batch import Batch
 from rewardlab.core.types import Sequence
 from rewardlab.models.engine import Engine, EngineSettings
 from rewardlab.models.loading import Model
+from support import tiny_policy, tiny_reward_model
 
 LAYOUTS = ("padded", "packed")
 
@@ -45,7 +45,11 @@ def gradients(engine: Engine, batch: Batch) -> tuple[torch.Tensor, torch.Tensor,
         ((out.logp + 0.3 * out.entropy) * micro.streams["weight"]).sum().backward()
     assert frozen.logp is not None
     assert frozen.entropy is not None
-    return frozen.logp, frozen.entropy, [p.grad.clone() for p in engine.parameters.values() if p.grad is not None]
+    return (
+        frozen.logp,
+        frozen.entropy,
+        [p.grad.clone() for p in engine.parameters.values() if p.grad is not None],
+    )
 
 
 def test_logprobs_equal_the_plain_forward(policy: Model) -> None:
@@ -116,7 +120,9 @@ def test_reward_scores_do_not_depend_on_batch_layout_or_order(lengths: list[int]
         engine = Engine(model, EngineSettings(layout=layout, tokens_per_microbatch=budget))
         torch.testing.assert_close(engine.frozen_scores(batch), alone, atol=1e-5, rtol=1e-4)
         reverse = list(range(batch.size))[::-1]
-        torch.testing.assert_close(engine.frozen_scores(batch.select(reverse)), alone.flip(0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            engine.frozen_scores(batch.select(reverse)), alone.flip(0), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_a_pad_id_inside_the_answer_does_not_move_the_score() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy import stats
-from support import tiny_policy
 
 from rewardlab.core.batch import Batch
 from rewardlab.models.engine import Engine, EngineSettings
 from rewardlab.rollout.sampler import Sampler, SamplerSettings
+from support import tiny_policy
 
 PROMPTS = [[5, 9, 11], [7, 8, 9, 10, 11, 12, 13], [40]]
 

@@ -26,22 +26,31 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Runs = Annotated[Path, typer.Option(help="Folder that holds the run folders.")]
 Peek = Annotated[int, typer.Option(help="Show this many rendered rows and rollouts of each stage.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what an earlier run of this name left.")]
-Explain = Annotated[bool, typer.Option("--explain", help="Print the resolved recipe with origins; run nothing.")]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Print the resolved recipe with origins; run nothing.")
+]
 
 
 def _run(
-    recipe_file: Path | dict[str, Any], overrides: list[str], runs: Path, fresh: bool, peek: int, explain: bool, as_json: bool
+    source: Path | dict[str, Any],
+    overrides: list[str],
+    runs: Path,
+    *,
+    fresh: bool,
+    as_json: bool,
+    peek: int = 0,
+    explain: bool = False,
 ) -> None:
     """Resolve a recipe, run it, and print what came out."""
     from rewardlab.cli.progress import RichProgress
-    from rewardlab.core.settings import explain as explained
-    from rewardlab.core.settings import load_settings
+    from rewardlab.core.recipes import explain as explained
+    from rewardlab.core.recipes import load_settings
     from rewardlab.pipeline.recipe import Recipe
     from rewardlab.pipeline.run import run_recipe
     from rewardlab.reporting.terminal import summary_table
 
     out = Console()
-    resolved = load_settings(Recipe, recipe_file, overrides)
+    resolved = load_settings(Recipe, source, overrides)
     recipe = resolved.value
     if explain:
         if as_json:
@@ -75,7 +84,7 @@ def quickstart(
     name = "quickstart" if seed == 0 else f"quickstart-seed{seed}"
     with resources.as_file(resources.files("rewardlab.pipeline") / "quickstart.yaml") as recipe:
         changes = [f"seed={seed}", f"name={name}", *(overrides or [])]
-        _run(recipe, changes, runs, fresh, peek, explain, as_json)
+        _run(recipe, changes, runs, fresh=fresh, peek=peek, explain=explain, as_json=as_json)
 
 
 @app.command()
@@ -89,7 +98,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Run a recipe, or continue it where it was cut off."""
-    _run(recipe, overrides or [], runs, fresh, peek, explain, as_json)
+    _run(recipe, overrides or [], runs, fresh=fresh, peek=peek, explain=explain, as_json=as_json)
 
 
 @app.command()
@@ -112,14 +121,18 @@ def audit(
     }
     if pairs == "world":
         recipe["world"] = {}
-    _run(recipe, overrides or [], runs, fresh, 0, False, as_json)
+    _run(recipe, overrides or [], runs, fresh=fresh, as_json=as_json)
 
 
 @app.command()
 def evaluate(
-    policies: Annotated[list[str], typer.Argument(help="Policies: model folders or ids; the first is the baseline.")],
+    policies: Annotated[
+        list[str], typer.Argument(help="Policies: model folders or ids; the first is the baseline.")
+    ],
     prompts: Annotated[str, typer.Option(help="Prompts: a file, a hf: id, or `world`.")] = "world",
-    reward: Annotated[list[str] | None, typer.Option(help="Rewards: a folder or gold, length, numeric_answer.")] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(help="Rewards: a folder or gold, length, numeric_answer.")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Answers per prompt.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 128,
     name: Annotated[str, typer.Option(help="Name of the run folder.")] = "evaluate",
@@ -150,7 +163,7 @@ def evaluate(
     }
     if prompts == "world":
         recipe["world"] = {}
-    _run(recipe, [], runs, fresh, 0, False, as_json)
+    _run(recipe, [], runs, fresh=fresh, as_json=as_json)
 
 
 @app.command()

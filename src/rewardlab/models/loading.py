@@ -203,7 +203,7 @@ def save(model: Model, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     net = model.net
     if isinstance(net, PeftModel):
-        net.save_pretrained(folder / "adapter", safe_serialization=True)
+        net.save_pretrained(str(folder / "adapter"), safe_serialization=True)
         net.merge_adapter()
         try:
             state = {
@@ -221,5 +221,6 @@ def save(model: Model, folder: Path) -> None:
 
 def same_tokenizer(a: Model, b: Model) -> bool:
     """Whether ids mean the same to both: equal vocabularies and equal chat templates."""
-    vocabularies = a.tokenizer.get_vocab() == b.tokenizer.get_vocab()
-    return vocabularies and a.tokenizer.chat_template == b.tokenizer.chat_template
+    vocabularies: bool = a.tokenizer.get_vocab() == b.tokenizer.get_vocab()
+    templates: bool = a.tokenizer.chat_template == b.tokenizer.chat_template
+    return vocabularies and templates

@@ -45,7 +45,7 @@ def make(settings: ScratchSettings, texts: Iterable[str], folder: Path, *, seed:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>", bos_token=None
     )
     fast.chat_template = TEMPLATES["chatml"]
@@ -63,7 +63,7 @@ def make(settings: ScratchSettings, texts: Iterable[str], folder: Path, *, seed:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return sum(p.numel() for p in model.parameters())

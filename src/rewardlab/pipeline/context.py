@@ -11,6 +11,7 @@ from pathlib import Path
 from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.core.types import Sequence
+from rewardlab.data.peek import format_rendered
 from rewardlab.models.engine import Engine
 from rewardlab.models.loading import (
     Model,
@@ -94,10 +95,13 @@ class Context:
         same = policy is not None and same_tokenizer(policy.model, engine.model)
         return LearnedReward(name, engine, offset=offset, reads_ids=same)
 
+    def take_warnings(self) -> list[str]:
+        """The warnings since the last call."""
+        taken, self.warnings = self.warnings, []
+        return taken
+
     def peek_at(self, rendered: list[Sequence], tokenizer: object, title: str) -> None:
         """Show the first rows as the model sees them, trained tokens in colour."""
-        from rewardlab.data.peek import format_rendered
-
         for number, sequence in enumerate(rendered[: self.peek]):
             self.show(f"{title} {number + 1}")
             self.show(format_rendered(tokenizer, sequence))

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from rewardlab.audit.audit import audit_reward
+from rewardlab.audit import audit_reward
 from rewardlab.core.batch import Batch, given
 from rewardlab.core.types import Prompt, Rollout, Score
-from rewardlab.evaluation.evaluate import evaluate
-from rewardlab.evaluation.tokens import TokenStatistics
+from rewardlab.evaluation import TokenStatistics, evaluate
 from rewardlab.models.engine import Engine
 from rewardlab.pipeline import rows
 from rewardlab.pipeline.context import Context
@@ -24,7 +23,11 @@ Summary = dict[str, Any]
 
 def run_audit(context: Context, stage: AuditStage) -> Summary:
     """The report card of one reward on held-out pairs."""
-    pairs = rows.raw_pairs(context, stage.data, stage.name)
+    pairs = []
+    for number, data in enumerate(stage.data):
+        loaded = rows.load_pairs(context, data, f"{stage.name}.data.{number}")
+        context.run.add_data(f"{stage.name}.data.{number}", loaded.facts())
+        pairs.extend(loaded.rows)
     reward = context.reward(stage.reward)
     card = audit_reward(reward.score, pairs, seed=derive(context.recipe.seed, stage.name))
     return {"reward_model": card}
@@ -40,9 +43,7 @@ def run_evaluate(context: Context, stage: EvaluateStage) -> Summary:
     scores: dict[str, dict[str, list[Score]]] = {name: {} for name in stage.rewards}
     for number, name in enumerate(stage.policies):
         engine = context.policy(name)
-        prompts, ids = rows.prompts(
-            context, stage.data, stage.name, engine.model.tokenizer, stage.max_tokens
-        )
+        prompts, ids = rows.prompts(context, stage.data, stage.name, engine.model.tokenizer, stage.max_tokens)
         drawn = stage.model_dump(include={"samples_per_prompt", "max_new_tokens", "temperature"})
         groups = Sampler(engine, SamplerSettings(**drawn)).sample(
             ids, torch.Generator().manual_seed(seed), progress=context.progress
@@ -75,7 +76,7 @@ def _token_statistics(rollouts: list[Rollout], engine: Engine, reference: Engine
     sizes = torch.zeros(batch.size, dtype=torch.long).index_add(0, batch.seq, batch.action.long()).tolist()
 
     def split(x: torch.Tensor) -> Sequence[torch.Tensor]:
-        return x[batch.action].split(sizes)
+        return torch.split(x[batch.action], sizes)
 
     columns = zip(split(given(own.logp)), split(other), split(given(own.entropy)), strict=True)
     return [TokenStatistics(p.numpy(), r.numpy(), e.numpy()) for p, r, e in columns]

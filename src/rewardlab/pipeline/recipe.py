@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rewardlab.core.settings import Settings
 from rewardlab.data.settings import DataSettings
@@ -17,12 +17,25 @@ from rewardlab.worlds.advice.world import AdviceSettings
 
 
 class StageData(DataSettings):
-    """Rows of a stage: a file or dataset, or `world` for rows made by the recipe's world."""
+    """Rows of a stage: a file or dataset, or `world` for rows made by the recipe's world.
+
+    `world` gives demonstrations, pairs or prompts as the stage needs them; `world:base_text` gives text
+    of every quality.
+    """
 
     rows: int = 1000
     """How many rows the world makes; files give all they have, or `limit`."""
     split: Literal["train", "heldout"] = "train"
-    """The world's split: topics that training may see, or topics kept for evaluation."""
+    """The world's topics that training may see or those kept for evaluation; of a file that is divided by
+    `heldout_fraction`, the one part or the other."""
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Sources = Annotated[list[StageData], BeforeValidator(_as_list)]
+"""One source or several, whose rows are put together."""
 
 
 class Stage(Settings):
@@ -43,7 +56,7 @@ class Stage(Settings):
 class ProbeSettings(Settings):
     """Held-out prompts that are answered and scored at each evaluation of a policy stage."""
 
-    data: StageData
+    data: Sources
     rewards: list[str] = ["gold"]
     """Stage names of reward models, or built-in rewards: gold, numeric_answer, length."""
     max_new_tokens: int = 64
@@ -55,8 +68,8 @@ class TrainingStage(Stage, LoopSettings):
 
     init: str = "base"
     """The stage whose output is the starting point; `base` is the recipe's `model`."""
-    data: StageData
-    held_out: StageData | None = None
+    data: Sources
+    held_out: Sources | None = None
     """Rows for evaluation during training; without it `data.heldout_fraction` sets some aside."""
     lora: LoraSettings | None = None
     """Train adapters instead of all weights."""
@@ -68,8 +81,8 @@ class ScratchStage(Stage, ScratchSettings):
     """A new model folder: a tokenizer trained on the data's text, and random weights."""
 
     kind: Literal["scratch"] = "scratch"
-    data: list[StageData]
-    """Rows whose text trains the tokenizer: examples, pairs or prompts, as `text_from` says."""
+    data: Sources
+    """Rows whose text trains the tokenizer: conversations or pairs, as `text_from` says."""
     text_from: Literal["examples", "pairs"] = "examples"
 
 
@@ -119,7 +132,7 @@ class AuditStage(Stage):
 
     kind: Literal["audit"] = "audit"
     reward: str = "reward"
-    data: StageData
+    data: Sources
     max_tokens: int = 1024
 
 
@@ -137,7 +150,7 @@ class EvaluateStage(Stage):
     """Column name -> reward; `proxy` and `gold` are the usual names."""
     judge: str = "gold"
     """The reward column that decides wins."""
-    data: StageData
+    data: Sources
     samples_per_prompt: int = 1
     max_new_tokens: int = 64
     temperature: float = 1.0
@@ -164,6 +177,8 @@ class Recipe(Settings):
     """The base model."""
     world: AdviceSettings | None = None
     """The synthetic world that `source: world` and the reward `gold` refer to."""
+    data_root: str = "."
+    """Folder that relative sources start from."""
     engine: EngineSettings = EngineSettings()
     stages: list[AnyStage]
 

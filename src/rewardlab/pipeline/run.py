@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.core.progress import NO_PROGRESS, Progress
-from rewardlab.core.settings import dump_yaml
+from rewardlab.core.recipes import dump_yaml
 from rewardlab.pipeline import measuring, training
 from rewardlab.pipeline.context import Context
 from rewardlab.pipeline.recipe import (

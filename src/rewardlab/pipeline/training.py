@@ -30,6 +30,7 @@ from rewardlab.training.algorithms.grpo import GRPO
 from rewardlab.training.algorithms.reward import RewardModelling
 from rewardlab.training.algorithms.sft import SFT
 from rewardlab.training.loop import Progressed, train
+from rewardlab.training.pairs import pack_pairs
 from rewardlab.training.probe import Probe
 
 Summary = dict[str, Any]
@@ -76,7 +77,7 @@ def run_reward(context: Context, stage: RewardStage) -> Summary:
         seed=seed,
     )
     summary = _finish(context, stage, algorithm)
-    scored = engine.frozen_scores(rows.pack(held_out or train_rows))
+    scored = engine.frozen_scores(pack_pairs(held_out or train_rows))
     facts = {"offset": float(scored.mean()), "spread": float(scored.std())}
     (context.run.stage(stage.name).output / "reward.json").write_text(json.dumps(facts))
     return summary

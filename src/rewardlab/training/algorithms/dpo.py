@@ -72,6 +72,6 @@ def _reference(engine: Engine, rows: list[PairRow], progress: Progress) -> list[
             batch = pack_pairs(rows[start : start + PAIRS_AT_ONCE])
             logp = given(engine.frozen_logprobs(batch).logp)
             sizes = batch.lengths.view(-1, 2).sum(1).tolist()
-            found.extend(logp.split(sizes))
+            found.extend(torch.split(logp, sizes))
             task.advance(len(sizes))
     return found

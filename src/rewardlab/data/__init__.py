@@ -1,0 +1,1 @@
+"""Readers and checks, chat rendering and masks, row order."""

@@ -1,0 +1,206 @@
+"""The rows of a stage: from files or from the world, checked, rendered, and noted in the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from rewardlab.core.errors import UserError
+from rewardlab.core.types import Example, Pair, Prompt, Sequence
+from rewardlab.data.load import Loaded, check_disjoint, divide, read_examples, read_pairs, read_prompts
+from rewardlab.data.rendering import Rendered, render_example, render_pair, render_prompt
+from rewardlab.pipeline.context import Context
+from rewardlab.pipeline.recipe import DPOStage, RewardStage, ScratchStage, SFTStage, StageData, TrainingStage
+from rewardlab.pipeline.seeds import derive
+from rewardlab.training.pairs import PairRow
+
+Row = TypeVar("Row", Example, Pair, Prompt)
+Out = TypeVar("Out")
+Load = Callable[[Context, StageData, str], Loaded[Row]]
+
+
+def examples(context: Context, stage: SFTStage, tokenizer: Any) -> tuple[list[Sequence], list[Sequence]]:
+    """Rendered training and held-out rows of an SFT stage."""
+    train_all = stage.train_on == "all"
+
+    def render(row: Example, tally: _Tally) -> Sequence:
+        return tally.add(render_example(tokenizer, row, stage.max_tokens, train_all=train_all))
+
+    return _both(context, stage, load_examples, render)
+
+
+def pairs(
+    context: Context, stage: RewardStage | DPOStage, tokenizer: Any
+) -> tuple[list[PairRow], list[PairRow]]:
+    """Rendered training and held-out pairs of a preference stage."""
+
+    def render(pair: Pair, tally: _Tally) -> PairRow:
+        chosen, rejected = render_pair(tokenizer, pair, stage.max_tokens)
+        return PairRow(tally.add(chosen), tally.add(rejected), pair.label, pair.weight, pair.margin)
+
+    return _both(context, stage, load_pairs, render)
+
+
+def prompts(
+    context: Context, data: list[StageData], use: str, tokenizer: Any, max_tokens: int
+) -> tuple[list[Prompt], list[list[int]]]:
+    """Prompts and their ids up to where the policy begins."""
+    gathered = _gather(
+        context, data, use, load_prompts, lambda row, _: render_prompt(tokenizer, row, max_tokens)
+    )
+    return gathered.rows, gathered.rendered
+
+
+def texts(context: Context, stage: ScratchStage) -> Iterator[str]:
+    """The text that a new tokenizer is trained on: every turn with its role."""
+    for number, data in enumerate(stage.data):
+        use = f"{stage.name}.data.{number}"
+        if stage.text_from == "pairs":
+            pairs_ = load_pairs(context, data, use)
+            conversations = [p.prompt + answer for p in pairs_.rows for answer in (p.chosen, p.rejected)]
+        else:
+            conversations = [e.messages for e in load_examples(context, data, use).rows]
+        for messages in conversations:
+            yield "\n".join(f"{m.role}\n{m.content}" for m in messages)
+
+
+def load_examples(context: Context, data: StageData, use: str) -> Loaded[Example]:
+    """Supervised rows; `world` gives demonstrations, `world:base_text` text of every quality."""
+
+    def of_world(seed: int) -> list[Example]:
+        if data.source == "world:base_text":
+            return context.world.base_text(data.rows, seed=seed)
+        return context.world.demonstrations(data.rows, split=data.split, seed=seed)
+
+    return _load(context, data, use, read_examples, of_world)
+
+
+def load_pairs(context: Context, data: StageData, use: str) -> Loaded[Pair]:
+    """Preference rows."""
+    return _load(
+        context,
+        data,
+        use,
+        read_pairs,
+        lambda seed: context.world.pairs(data.rows, split=data.split, seed=seed),
+    )
+
+
+def load_prompts(context: Context, data: StageData, use: str) -> Loaded[Prompt]:
+    """Prompts."""
+    return _load(
+        context,
+        data,
+        use,
+        read_prompts,
+        lambda seed: context.world.prompts(data.rows, split=data.split, seed=seed),
+    )
+
+
+def _load(
+    context: Context,
+    data: StageData,
+    use: str,
+    read: Callable[[StageData], Loaded[Row]],
+    of_world: Callable[[int], list[Row]],
+) -> Loaded[Row]:
+    """Rows of a source with its held-out part; `split: heldout` of a divided file is that part."""
+    if data.source.split(":")[0] != "world":
+        root = Path(context.recipe.data_root)
+        local = not data.source.startswith("hf:")
+        source = str(root / data.source) if local else data.source
+        loaded = read(data.model_copy(update={"source": source}))
+        loaded.source = data.source
+        if data.split == "heldout" and data.heldout_fraction:
+            loaded.rows, loaded.held_out = loaded.held_out, []
+    else:
+        made = of_world(derive(context.recipe.seed, use))
+        digest = hashlib.sha256(json.dumps([asdict(row) for row in made]).encode()).hexdigest()
+        loaded = Loaded(f"{data.source} ({data.split})", made, sha256=digest, read=len(made))
+        divide(loaded, data.heldout_fraction)
+    if not loaded.rows:
+        raise UserError(
+            f"{use}: {data.source} gives no row.", "Check `limit`, `rows` and `heldout_fraction`."
+        )
+    return loaded
+
+
+@dataclass
+class _Tally:
+    """What rendering did, for the manifest."""
+
+    tokens: int = 0
+    trained_tokens: int = 0
+    rows_cut_left: int = 0
+    rows_cut_right: int = 0
+
+    def add(self, rendered: Rendered) -> Sequence:
+        """Count a rendered row."""
+        self.tokens += len(rendered.sequence)
+        self.trained_tokens += rendered.sequence.actions
+        self.rows_cut_left += rendered.cut_left > 0
+        self.rows_cut_right += rendered.cut_right > 0
+        return rendered.sequence
+
+
+@dataclass
+class _Gathered(Generic[Row, Out]):
+    rows: list[Row] = field(default_factory=list)
+    rendered: list[Out] = field(default_factory=list)
+    held_out_rows: list[Row] = field(default_factory=list)
+    held_out: list[Out] = field(default_factory=list)
+
+
+def _gather(
+    context: Context,
+    sources: list[StageData],
+    use: str,
+    load: Load[Row],
+    render: Callable[[Row, _Tally], Out],
+) -> _Gathered[Row, Out]:
+    """Load and render all sources; a row that cannot be rendered is a bad row of its source."""
+    gathered: _Gathered[Row, Out] = _Gathered()
+    for number, data in enumerate(sources):
+        name = f"{use}.data.{number}" if len(sources) > 1 else f"{use}.data"
+        loaded, tally = load(context, data, name), _Tally()
+        sides = (
+            (loaded.rows, gathered.rows, gathered.rendered),
+            (loaded.held_out, gathered.held_out_rows, gathered.held_out),
+        )
+        with context.progress.task(f"{use}: reading", len(loaded.rows) + len(loaded.held_out)) as task:
+            for found, rows, rendered in sides:
+                for row in found:
+                    task.advance()
+                    try:
+                        rendered.append(render(row, tally))
+                    except UserError as error:
+                        if data.on_bad_row == "error":
+                            raise
+                        loaded.bad.append((row.place, error.problem))
+                        continue
+                    rows.append(row)
+        if not gathered.rendered:
+            raise UserError(f"{use}: no row of {data.source} could be rendered.", f"{loaded.bad[0][1]}")
+        context.run.add_data(name, loaded.facts() | {k: v for k, v in asdict(tally).items() if v})
+        if tally.rows_cut_left or tally.rows_cut_right:
+            context.warnings.append(
+                f"{name}: {tally.rows_cut_left} rows lost the left end of their prompt and "
+                f"{tally.rows_cut_right} the right end of their answer to `max_tokens`."
+            )
+    return gathered
+
+
+def _both(
+    context: Context, stage: TrainingStage, load: Load[Row], render: Callable[[Row, _Tally], Out]
+) -> tuple[list[Out], list[Out]]:
+    """Training and held-out rows; a prompt that stands on both sides is refused."""
+    train = _gather(context, stage.data, stage.name, load, render)
+    if stage.held_out is None:
+        return train.rendered, train.held_out
+    other = _gather(context, stage.held_out, f"{stage.name}.held_out", load, render)
+    check_disjoint(train.rows, other.rows)
+    return train.rendered, other.rendered

@@ -1,0 +1,1 @@
+"""The run folder: recipe, manifest, metrics, rollouts, checkpoints."""
