@@ -205,13 +205,14 @@ def save(model: Model, folder: Path) -> None:
     if isinstance(net, PeftModel):
         net.save_pretrained(str(folder / "adapter"), safe_serialization=True)
         net.merge_adapter()
+        base: Any = net.get_base_model()
         try:
-            state = {
+            state = {  # names as plain transformers has them
                 k.replace(".base_layer.", ".").replace(".modules_to_save.default.", "."): v
-                for k, v in net.get_base_model().state_dict().items()
+                for k, v in base.state_dict().items()
                 if "lora_" not in k and ".original_module." not in k
             }
-            net.get_base_model().save_pretrained(folder, state_dict=state)
+            base.save_pretrained(folder, state_dict=state)
         finally:
             net.unmerge_adapter()
     else:

@@ -1,0 +1,5 @@
+"""`python -m rewardlab`."""
+
+from rewardlab.cli.main import main
+
+main()
