@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import yaml
-from support import save_policy
 
 from rewardlab.records.atomic import sha256
+from support import save_policy
 
 STAGES = ("sft", "dpo", "grpo")
 

@@ -42,6 +42,8 @@ def _run(
     explain: bool = False,
 ) -> None:
     """Resolve a recipe, run it, and print what came out."""
+    from transformers.utils import logging as transformers_logging
+
     from rewardlab.cli.progress import RichProgress
     from rewardlab.core.recipes import explain as explained
     from rewardlab.core.recipes import load_settings
@@ -49,6 +51,7 @@ def _run(
     from rewardlab.pipeline.run import run_recipe
     from rewardlab.reporting.terminal import summary_table
 
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     out = Console()
     resolved = load_settings(Recipe, source, overrides)
     recipe = resolved.value
