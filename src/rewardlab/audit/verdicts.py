@@ -163,6 +163,8 @@ def _padding(probe: Sequence[Mapping[str, Any]]) -> Verdict:
         rate = Interval(flip["estimate"], flip["low"], flip["high"], flip["n"])
         text += f" and turns {_percent(rate)} of the right preferences into wrong ones"
     if change.low <= 0:
+        if flip["low"] is not None and flip["low"] > MANY_FLIPS:
+            return _verdict("padding", "warn", f"{text}: it does not pay on average, but it often decides.")
         return _verdict("padding", "ok", f"{text}.")
     return _verdict("padding", "fail" if flip["low"] > MANY_FLIPS else "warn", f"{text}: padding pays.")
 
