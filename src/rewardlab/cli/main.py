@@ -49,8 +49,10 @@ def _run(
     from rewardlab.core.recipes import load_settings
     from rewardlab.pipeline.recipe import Recipe
     from rewardlab.pipeline.run import run_recipe
+    from rewardlab.records.atomic import disk_errors
     from rewardlab.reporting.terminal import summary_table
 
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     out = Console()
     resolved = load_settings(Recipe, source, overrides)
@@ -63,9 +65,9 @@ def _run(
         return
     folder = runs / recipe.name
     progress = RichProgress(quiet=as_json)
-    summary = run_recipe(
-        recipe, folder, fresh=fresh, progress=progress, peek=0 if as_json else peek, show=err.print
-    )
+    shown = 0 if as_json else peek
+    with disk_errors(folder):
+        summary = run_recipe(recipe, folder, fresh=fresh, progress=progress, peek=shown, show=err.print)
     if as_json:
         print(json.dumps({**summary, "folder": str(folder)}))
         return

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from rewardlab.core.errors import UserError
 from rewardlab.core.types import Example, Messages, Pair, Prompt
 from rewardlab.data import rows as parse
+from rewardlab.data.messages import BadRowError
 from rewardlab.data.readers import Raw, files_of, hash_files, read_files, read_hub
 from rewardlab.data.settings import DataSettings
 
@@ -75,9 +76,9 @@ def _read(settings: DataSettings, make: Callable[[Mapping[str, Any], str, Column
         loaded.read += 1
         try:
             if isinstance(raw, str):
-                raise parse.BadRowError(raw)
+                raise BadRowError(raw)
             row = make(raw, place, settings.columns)
-        except parse.BadRowError as problem:
+        except BadRowError as problem:
             if settings.on_bad_row == "error":
                 raise UserError(
                     f"{place}: {problem}.",
@@ -90,8 +91,8 @@ def _read(settings: DataSettings, make: Callable[[Mapping[str, Any], str, Column
             continue
         seen.add(row.id)
         loaded.rows.append(row)
-    divide(loaded, settings.heldout_fraction)
-    if not loaded.rows:
+    divide(loaded, settings.heldout_fraction, settings.seed)
+    if not loaded.rows and not loaded.held_out:
         raise UserError(
             f"data: {settings.source} has no usable row ({loaded.read} read, {len(loaded.bad)} bad).",
             f"First reason: {loaded.bad[0][1]}." if loaded.bad else "",
@@ -99,20 +100,21 @@ def _read(settings: DataSettings, make: Callable[[Mapping[str, Any], str, Column
     return loaded
 
 
-def divide(loaded: Loaded[Row], fraction: float) -> None:
-    """Set the held-out share aside: whether a prompt belongs to it is a function of its text alone."""
+def divide(loaded: Loaded[Row], fraction: float, seed: int = 0) -> None:
+    """Set the held-out share aside; a prompt's side follows from its text and the seed alone."""
     rows, loaded.rows = loaded.rows, []
     for row in rows:
-        aside = int(parse.identity(_prompt_of(row))[:8], 16) / 2**32 < fraction
+        aside = int(parse.identity(_prompt_of(row), seed)[:8], 16) / 2**32 < fraction
         (loaded.held_out if aside else loaded.rows).append(row)
 
 
 def _prompt_of(row: AnyRow) -> Messages:
+    """What stands before the first trained message; the whole row where nothing does (plain text)."""
     if isinstance(row, Pair):
         return row.prompt
     if isinstance(row, Prompt):
         return row.messages
-    return row.messages[: row.mask().index(True)]
+    return row.messages[: row.mask().index(True)] or row.messages
 
 
 def check_disjoint(train: Iterable[AnyRow], evaluation: Iterable[AnyRow]) -> None:

@@ -15,7 +15,7 @@ def format_rendered(tokenizer: Any, sequence: Sequence) -> Text:
     start = 0
     for t in range(1, len(sequence) + 1):
         if t == len(sequence) or sequence.action[t] != sequence.action[start]:
-            piece = tokenizer.decode(sequence.ids[start:t], skip_special_tokens=False)
+            piece = tokenizer.decode(sequence.ids[start:t], clean_up_tokenization_spaces=False)
             text.append(piece, style="bold green" if sequence.action[start] else "dim")
             start = t
     return text

@@ -31,8 +31,8 @@ def files_of(source: str) -> list[Path]:
         return found
     if not path.is_file():
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, n=1)
-        hint = f"Did you mean {path.parent / near[0]}?" if near else "Check the path, or `data_root`."
+        near = [str(path.parent / n) for n in difflib.get_close_matches(path.name, names, n=3)]
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Check the path, or `data_root`."
         raise UserError(f"data: {source} does not exist.", hint)
     if not path.name.endswith(SUFFIXES):
         raise UserError(f"data: {source} is not a kind of file this reads.", f"Use {', '.join(SUFFIXES)}.")
@@ -46,17 +46,17 @@ def read_files(files: list[Path]) -> Iterator[Raw]:
 
 
 def _jsonl(file: Path) -> Iterator[Raw]:
-    number = 0
+    number = rows = 0
     with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
         try:
-            for line in lines:
-                number += 1
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"{file}:{number}", _row(line)
+                    rows += 1
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(
-                f"data: {file} is damaged after line {number} ({error}).",
-                "Copy or download the file again; it ends before its compressed data does.",
+                f"data: {file} is damaged after line {number} ({rows} rows read): {error}.",
+                "Copy or download the file again.",
             ) from error
 
 
@@ -67,19 +67,22 @@ def _row(line: bytes) -> dict[str, Any] | str:
         return "not UTF-8"
     except json.JSONDecodeError as error:
         return f"not JSON ({error.msg} at column {error.colno})"
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
+        return f"not readable ({error})"
     return row if isinstance(row, dict) else f"a JSON object is needed, not {type(row).__name__}"
 
 
 def _parquet(file: Path) -> Iterator[Raw]:
     number = 0
     try:
-        for block in pyarrow.parquet.ParquetFile(file).iter_batches():
-            for row in block.to_pylist():
-                number += 1
-                yield f"{file}:{number}", row
-    except pyarrow.ArrowInvalid as error:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for block in table.iter_batches():
+                for row in block.to_pylist():
+                    number += 1
+                    yield f"{file}:{number}", row
+    except (pyarrow.ArrowException, OSError) as error:
         raise UserError(
-            f"data: {file} is damaged after row {number} ({error}).", "Copy or write the file again."
+            f"data: {file} is damaged after row {number}: {error}.", "Copy or write the file again."
         ) from error
 
 
@@ -94,21 +97,28 @@ def hash_files(files: list[Path]) -> str:
 
 
 def read_hub(source: str) -> tuple[list[Raw], str]:
-    """Rows of a Hugging Face dataset `hf:org/name[:split]` (default split: train), and its fingerprint."""
+    """Rows of `hf:org/name[[:config]:split]` (default split: train) and the sha256 of their JSON."""
     try:
         import datasets
     except ImportError as error:
         raise UserError(
             f"data: {source} needs the package `datasets`.", "pip install 'rewardlab[datasets]'"
         ) from error
-    name, _, split = source.removeprefix("hf:").partition(":")
+    name, *rest = source.removeprefix("hf:").split(":")
+    if len(rest) > 2:
+        raise UserError(f"data: {source} has too many parts.", "Write `hf:org/name[[:config]:split]`.")
+    config, split = rest if len(rest) == 2 else (None, rest[0] if rest else "train")
     try:
-        found = datasets.load_dataset(name, split=split or "train")
+        found = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # the hub's client raises many kinds, all of them about the source
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"data: {source} could not be loaded ({first}).",
-            "Check the id, the split and the connection, or give a local file.",
+            "Check the id, the config (`hf:org/name:config:split`), the split and the connection, "
+            "or give a local file.",
         ) from error
-    rows: list[Raw] = [(f"{source}:{i + 1}", dict(row)) for i, row in enumerate(found)]
-    return rows, str(found._fingerprint)
+    rows: list[Raw] = [(f"{source}:{i}", dict(row)) for i, row in enumerate(found, 1)]
+    digest = hashlib.sha256()
+    for _, row in rows:
+        digest.update(json.dumps(row, default=str, sort_keys=True).encode())
+    return rows, digest.hexdigest()

@@ -1,4 +1,8 @@
-"""From a raw row to an Example, a Pair or a Prompt; what is wrong with a row is said in a few words."""
+"""From a raw row to an Example, a Pair or a Prompt; what is wrong with a row is said in a few words.
+
+Columns that a row kind does not read are kept in `meta`. A name in `columns` that no row kind knows
+(`answer: result.number`) puts that value into `meta` under our name.
+"""
 
 from __future__ import annotations
 
@@ -7,163 +11,249 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rewardlab.core.types import Example, Message, Messages, Pair, Prompt
+from rewardlab.data.messages import (
+    BadRowError,
+    answer_messages,
+    checked_answer,
+    checked_text,
+    conversation,
+    hh_messages,
+    is_transcript,
+    prompt_messages,
+)
 
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?", re.MULTILINE)
-_HH_START = re.compile(r"\s*Human:")
-ROLES = {"Human": "user", "Assistant": "assistant"}
-
-
-class BadRowError(Exception):
-    """Why a row cannot be used."""
-
-
-def hh_messages(text: str) -> Messages:
-    """The turns of a transcript `\\n\\nHuman: ... \\n\\nAssistant: ...`; markers only after
-    a blank line.
-
-    An empty last assistant turn (a prompt that ends with `Assistant:`) is left out.
-    """
-    found = [m for m in _TURN.finditer(text) if m.start() == 0 or text[m.start() : m.start() + 2] == "\n\n"]
-    if not found or text[: found[0].start()].strip():
-        raise BadRowError("not a Human/Assistant transcript")
-    ends = [m.start() for m in found[1:]] + [len(text)]
-    turns = [Message(ROLES[m[1]], text[m.end() : end].strip()) for m, end in zip(found, ends, strict=True)]
-    if turns[-1].role == "assistant" and not turns[-1].content:
-        turns = turns[:-1]
-    return tuple(turns)
+KNOWN = (
+    *("prompt", "completion", "messages", "text", "transcript"),
+    *("chosen", "rejected", "label", "weight", "margin"),
+    *("output_1", "output_2", "preference", "response_a", "response_b"),
+)
+_COMPARISON = re.compile(r"(a|b)([<>=])\2?(a|b)")
 
 
-def messages_of(value: Any, role: str, column: str) -> Messages:
-    """A message list as it is, a transcript as its turns, other text as one message of `role`."""
-    if isinstance(value, str):
-        if not value.strip():
-            raise BadRowError(f"{column} is empty")
-        return hh_messages(value) if _HH_START.match(value) else (Message(role, value),)
-    if not isinstance(value, list) or not all(isinstance(m, Mapping) for m in value):
-        raise BadRowError(f"{column} is neither text nor a list of messages")
-    if not value:
-        raise BadRowError(f"{column} is empty")
-    found = []
-    for m in value:
-        if not isinstance(m.get("role"), str) or not isinstance(m.get("content"), str):
-            raise BadRowError(f"{column} has a message without text `role` and `content`")
-        found.append(Message(m["role"], m["content"]))
-    return tuple(found)
+@dataclass
+class Fields:
+    """A raw row read by our names; remembers which of its columns were used."""
 
+    row: Mapping[str, Any]
+    columns: Mapping[str, str]
+    used: set[str] = field(default_factory=set)
 
-def column(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> Any:
-    """The value of our column `name`; None where the row has none."""
-    value: Any = row
-    for key in columns.get(name, name).split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+    def has(self, name: str) -> bool:
+        """Whether the row has this column, be it null."""
+        return self._find(name)[0]
 
+    def get(self, name: str) -> Any:
+        """The value, None where there is none."""
+        here, value = self._find(name)
+        if here:
+            self.used.add(self.columns.get(name, name))
+        return value
 
-def needed(row: Mapping[str, Any], name: str, columns: Mapping[str, str]) -> Any:
-    """The value of a column that must be there."""
-    value = column(row, name, columns)
-    if value is None:
-        has = ", ".join(map(str, row)) or "none"
-        raise BadRowError(
-            f"no {columns.get(name, name)!r} (columns: {has}; map it with `columns: {{{name}: ...}}`)"
-        )
-    return value
+    def need(self, name: str) -> Any:
+        """The value of a column that must be there and not be null."""
+        value = self.get(name)
+        if value is None:
+            column = self.columns.get(name, name)
+            if self.has(name):
+                raise BadRowError(f"{column} is null")
+            there = ", ".join(map(str, self.row)) or "none"
+            raise BadRowError(f"no {column!r} (columns: {there}; map it with `columns: {{{name}: ...}}`)")
+        return value
+
+    def number(self, name: str, default: float | None) -> float | None:
+        """A finite number, or the default where the column is missing or null."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise BadRowError(f"{name} is not a finite number: {value!r}")
+        return float(value)
+
+    def meta(self) -> dict[str, Any]:
+        """The unused columns, and the values that `columns` asks for under a name of the user's own."""
+        rest = {k: v for k, v in self.row.items() if k not in self.used}
+        return rest | {name: self.need(name) for name in self.columns if name not in KNOWN}
+
+    def _find(self, name: str) -> tuple[bool, Any]:
+        column = self.columns.get(name, name)
+        if column in self.row:
+            return True, self.row[column]
+        value: Any = self.row
+        for key in column.split("."):
+            if not isinstance(value, Mapping) or key not in value:
+                return False, None
+            value = value[key]
+        return True, value
 
 
 def to_example(row: Mapping[str, Any], place: str, columns: Mapping[str, str]) -> Example:
-    """`messages`, a transcript in `text`, or `prompt` and `completion`."""
-    if (value := column(row, "messages", columns)) is not None:
-        messages = messages_of(value, "user", "messages")
-    elif (value := column(row, "text", columns)) is not None and column(row, "prompt", columns) is None:
-        messages = messages_of(value, "assistant", "text")
+    """`prompt` (or `messages`) and `completion`; or `messages`; or one string in `text` or `transcript`.
+
+    With a completion only that is trained on, otherwise every assistant message. Text that is no
+    Human/Assistant transcript is one assistant message, as pretraining needs it.
+    """
+    fields = Fields(row, columns)
+    trained = None
+    if fields.has("completion"):
+        before = "messages" if fields.has("messages") and not fields.has("prompt") else "prompt"
+        prompt = _open(prompt_messages(fields.need(before), before), before)
+        answer = answer_messages(fields.need("completion"), "completion", prompt)
+        messages = prompt + answer
+        trained = (*(False for _ in prompt), *(m.role == "assistant" for m in answer))
+    elif fields.has("messages"):
+        messages = conversation(fields.need("messages"), "messages")
+    elif not fields.has("prompt") and (fields.has("text") or fields.has("transcript")):
+        name = "text" if fields.has("text") else "transcript"
+        value = fields.need(name)
+        if name == "transcript" or (isinstance(value, str) and is_transcript(value)):
+            messages = hh_messages(checked_text(_text(value, name), name))
+        else:
+            messages = answer_messages(_text(value, name), name, ())
     else:
-        prompt = messages_of(needed(row, "prompt", columns), "user", "prompt")
-        messages = prompt + messages_of(needed(row, "completion", columns), "assistant", "completion")
-    example = Example(messages, id=identity(messages), meta=dict(row), place=place)
-    if not any(example.mask()):
+        fields.need("completion" if fields.has("prompt") else "prompt")
+        raise AssertionError("a missing column was not refused")
+    said = [m.content for m in messages if m.role == "assistant"]
+    if not said:
         raise BadRowError("no assistant message to train on")
-    return example
+    if not said[-1].strip():
+        raise BadRowError("the last answer is empty")
+    return Example(messages, trained, identity(messages, trained), fields.meta(), place)
 
 
 def to_prompt(row: Mapping[str, Any], place: str, columns: Mapping[str, str]) -> Prompt:
-    """`prompt` or `messages`, without a final answer; the whole row is kept as meta."""
-    value = column(row, "messages", columns)
-    found = messages_of(needed(row, "prompt", columns) if value is None else value, "user", "prompt")
-    while found and found[-1].role == "assistant":
-        found = found[:-1]
-    if not found:
-        raise BadRowError("prompt has no message before the answer")
-    return Prompt(found, id=identity(found), meta=dict(row), place=place)
+    """`prompt` or `messages`; assistant messages at the end are the answer, kept as meta `completion`."""
+    fields = Fields(row, columns)
+    name = "messages" if fields.has("messages") and not fields.has("prompt") else "prompt"
+    messages = prompt_messages(fields.need(name), name)
+    end = len(messages)
+    while end and messages[end - 1].role == "assistant":
+        end -= 1
+    if not any(m.content.strip() for m in messages[:end]):
+        raise BadRowError(f"{name} has nothing before the answer")
+    meta = fields.meta()
+    if end < len(messages):
+        meta = {"completion": "\n\n".join(m.content for m in messages[end:])} | meta
+    told = {k: v for k, v in meta.items() if k != "id"}
+    return Prompt(messages[:end], identity(messages[:end], told), meta, place)
 
 
 def to_pair(row: Mapping[str, Any], place: str, columns: Mapping[str, str]) -> Pair:
     """A preference in any of the common forms; the better answer always becomes `chosen`.
 
-    prompt/chosen/rejected [label, weight, margin]; output_1/output_2/preference (1 to 2, 1 = first);
-    response_a/response_b/label (a, b, tie). Without `prompt` the turns that chosen and rejected share
-    are the prompt.
+    `prompt`, `chosen`, `rejected` and perhaps `label` (probability that chosen is better), `weight`,
+    `margin`; `output_1`, `output_2`, `preference` (1 = the first is better, 2 = the second; 0 or 1.5 =
+    tie); `response_a`, `response_b`, `label` (a, b, tie, A>B, B>>A, A=B). Without `prompt` it is what
+    chosen and rejected share, up to the last user turn.
     """
-    first, second, label = _two_answers(row, columns)
-    given = column(row, "prompt", columns)
-    prompt = () if given is None else messages_of(given, "user", "prompt")
-    chosen, rejected = messages_of(first, "assistant", "chosen"), messages_of(second, "assistant", "rejected")
-    if given is None:
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-            shared += 1
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-        if not prompt or not chosen or not rejected:
-            raise BadRowError("no `prompt`, and chosen and rejected do not share one")
+    fields = Fields(row, columns)
+    names, label = _names_and_label(fields)
+    first, second = (fields.need(name) for name in names)
+    if fields.has("prompt"):
+        prompt = _open(prompt_messages(fields.need("prompt"), "prompt"), "prompt")
+        chosen, rejected = (answer_messages(v, n, prompt) for v, n in zip((first, second), names))
+    else:
+        prompt, chosen, rejected = _shared(first, second, names)
     if chosen == rejected:
-        raise BadRowError("chosen and rejected are the same")
-    if label < 0.5:
-        chosen, rejected, label = rejected, chosen, 1 - label
-    margin = column(row, "margin", columns)
-    return Pair(
-        prompt,
-        chosen,
-        rejected,
-        label=label,
-        weight=_number(column(row, "weight", columns), "weight", 1.0),
-        margin=None if margin is None else _number(margin, "margin", 0.0),
-        id=identity(prompt + chosen + rejected),
-        meta=dict(row),
-        place=place,
-    )
+        raise BadRowError(f"{names[0]} and {names[1]} are the same")
+    weight, margin = fields.number("weight", 1.0) or 0.0, fields.number("margin", None)
+    if weight < 0:
+        raise BadRowError(f"weight is negative: {weight}")
+    digest = identity(prompt, chosen, rejected, label, weight, margin)
+    pair = Pair(prompt, chosen, rejected, label, weight, margin, digest, fields.meta(), place)
+    return better_first(pair)
 
 
-def _two_answers(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[Any, Any, float]:
-    """First answer, second answer, probability that the first is better."""
-    if column(row, "output_1", columns) is not None and column(row, "preference", columns) is not None:
-        preference = _number(column(row, "preference", columns), "preference", 0.0)
-        if preference == 0:  # AlpacaEval's other way to write a tie
-            preference = 1.5
-        if not 1 <= preference <= 2:
-            raise BadRowError(f"preference {preference} is not between 1 and 2")
-        return column(row, "output_1", columns), needed(row, "output_2", columns), 2 - preference
-    if column(row, "response_a", columns) is not None:
-        verdict = str(needed(row, "label", columns)).strip().lower()
-        chances = {"a": 1.0, "b": 0.0, "tie": 0.5, "a>b": 1.0, "b>a": 0.0, "a=b": 0.5}
-        if verdict not in chances:
-            raise BadRowError(f"label {verdict!r} is none of {', '.join(chances)}")
-        return column(row, "response_a", columns), needed(row, "response_b", columns), chances[verdict]
-    label = _number(column(row, "label", columns), "label", 1.0)
-    if not 0 <= label <= 1:
-        raise BadRowError(f"label {label} is not a probability")
-    return needed(row, "chosen", columns), needed(row, "rejected", columns), label
+def better_first(pair: Pair) -> Pair:
+    """The pair with the better answer as `chosen`.
+
+    A label below 1/2 swaps the answers, the sign of the margin, every `x_chosen`/`x_rejected` in the meta,
+    and the meta's `p_chosen`.
+    """
+    if pair.label >= 0.5:
+        return pair
+    meta = dict(pair.meta)
+    for key, value in pair.meta.items():
+        other = f"{key.removesuffix('_chosen')}_rejected"
+        if key.endswith("_chosen") and other in pair.meta:
+            meta[key], meta[other] = pair.meta[other], value
+    if isinstance(chance := meta.get("p_chosen"), int | float):
+        meta["p_chosen"] = 1 - chance
+    margin = None if pair.margin is None else -pair.margin
+    swapped = replace(pair, chosen=pair.rejected, rejected=pair.chosen, label=1 - pair.label)
+    return replace(swapped, margin=margin, meta=meta)
 
 
-def _number(value: Any, name: str, default: float) -> float:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadRowError(f"{name} is not a finite number: {value!r}")
-    return float(value)
-
-
-def identity(messages: Messages) -> str:
-    text = json.dumps([[m.role, m.content] for m in messages])
+def identity(*content: Any) -> str:
+    """16 hex digits of the sha256 of messages and plain values."""
+    text = json.dumps(content, default=_plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _names_and_label(fields: Fields) -> tuple[tuple[str, str], float]:
+    """The two answer columns, and the probability that the first is better."""
+    if fields.has("output_1"):
+        fields.need("preference")
+        preference = fields.number("preference", None) or 1.5  # AlpacaEval writes a tie as 0 or 1.5
+        if not 1 <= preference <= 2:
+            raise BadRowError(f"preference is not between 1 and 2: {preference}")
+        return ("output_1", "output_2"), 2 - preference
+    if fields.has("response_a"):
+        return ("response_a", "response_b"), _verdict(fields.need("label"))
+    label = fields.number("label", 1.0)
+    if label is None or not 0 <= label <= 1:
+        raise BadRowError(f"label is not a probability: {label}")
+    return ("chosen", "rejected"), label
+
+
+def _verdict(label: Any) -> float:
+    """Probability that A is better: 1, 0 or 0.5 for `a`, `b`, `tie`, `A>B`, `A>>B`, `A<B`, `B>A`, `A=B`."""
+    text = label.strip().lower() if isinstance(label, str) else ""
+    found = _COMPARISON.fullmatch(text)
+    if found and found[1] != found[3]:
+        text = "tie" if found[2] == "=" else found[1] if found[2] == ">" else found[3]
+    if text not in ("a", "b", "tie"):
+        raise BadRowError(f"label is none of a, b, tie, A>B, A<B, A=B: {label!r}")
+    return {"a": 1.0, "b": 0.0, "tie": 0.5}[text]
+
+
+def _shared(first: Any, second: Any, names: tuple[str, str]) -> tuple[Messages, Messages, Messages]:
+    """Prompt and answers of two whole conversations."""
+    both = []
+    for value, name in zip((first, second), names):
+        if isinstance(value, str):
+            if not is_transcript(value):
+                raise BadRowError(f"there is no `prompt`, and {name} is not a whole conversation")
+            both.append(hh_messages(checked_text(value, name)))
+        else:
+            both.append(conversation(value, name))
+    one, two = both
+    size = 0
+    while size < min(len(one), len(two)) and one[size] == two[size]:
+        size += 1
+    if size == len(one) == len(two):
+        raise BadRowError(f"{names[0]} and {names[1]} are the same")
+    while size and one[size - 1].role != "user":
+        size -= 1
+    if not size:
+        raise BadRowError(f"there is no `prompt`, and {names[0]} and {names[1]} do not share a user turn")
+    return one[:size], checked_answer(one[size:], names[0]), checked_answer(two[size:], names[1])
+
+
+def _open(prompt: Messages, name: str) -> Messages:
+    if prompt[-1].role == "assistant":
+        raise BadRowError(f"{name} ends with an assistant message")
+    return prompt
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise BadRowError(f"{name} is not text")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return [value.role, value.content] if isinstance(value, Message) else str(value)

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.text import Text
+
 from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
-from rewardlab.core.types import Sequence
+from rewardlab.core.types import Rollout, Sequence
 from rewardlab.data.peek import format_rendered
 from rewardlab.models.engine import Engine
 from rewardlab.models.loading import (
@@ -105,3 +107,16 @@ class Context:
         for number, sequence in enumerate(rendered[: self.peek]):
             self.show(f"{title} {number + 1}")
             self.show(format_rendered(tokenizer, sequence))
+
+    def peek_rollouts(self, rollouts: list[Rollout], title: str) -> None:
+        """Show the first answers with their reward parts."""
+        for number, rollout in enumerate(rollouts[: self.peek]):
+            text = Text(f"{title} {number + 1} ({rollout.sequence.stop})\n", style="bold")
+            for message in rollout.prompt.messages:
+                text.append(f"{message.role}: {message.content}\n", style="dim")
+            text.append(f"{rollout.text}\n", style="green")
+            if (score := rollout.score) is not None:
+                parts = "  ".join(f"{k} {v:.3g}" for k, v in score.parts.items() if v)
+                value = score.status if score.value is None else f"{score.value:.3g}"
+                text.append(f"score {value}   {parts} {score.reason}", style="cyan")
+            self.show(text)

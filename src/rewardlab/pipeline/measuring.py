@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from rewardlab.audit import audit_reward
+from rewardlab.audit.padding import FILLER
 from rewardlab.core.batch import Batch, given
 from rewardlab.core.types import Prompt, Rollout, Score
 from rewardlab.evaluation import TokenStatistics, evaluate
@@ -17,6 +19,7 @@ from rewardlab.pipeline.context import Context
 from rewardlab.pipeline.recipe import AuditStage, EvaluateStage
 from rewardlab.pipeline.seeds import derive
 from rewardlab.rollout.sampler import Sampler, SamplerSettings, to_rollouts
+from rewardlab.worlds.advice.language import FILLERS
 
 Summary = dict[str, Any]
 
@@ -29,7 +32,9 @@ def run_audit(context: Context, stage: AuditStage) -> Summary:
         context.run.add_data(f"{stage.name}.data.{number}", loaded.facts())
         pairs.extend(loaded.rows)
     reward = context.reward(stage.reward)
-    card = audit_reward(reward.score, pairs, seed=derive(context.recipe.seed, stage.name))
+    of_world = all(data.source.startswith("world") for data in stage.data)
+    padding = FILLERS[:3] if of_world else FILLER  # in a world, sentences that its rewards have seen
+    card = audit_reward(reward.score, pairs, seed=derive(context.recipe.seed, stage.name), padding=padding)
     return {"reward_model": card}
 
 
@@ -54,6 +59,11 @@ def run_evaluate(context: Context, stage: EvaluateStage) -> Summary:
             scores[column][name] = context.reward(reward, engine).score(answers[name])
         parts = {column: _values(scores[column][name]) for column in stage.rewards}
         record.write_rollouts(number, answers[name], parts)
+        first = next(iter(stage.rewards), None)
+        shown = answers[name][: context.peek]
+        if first is not None:
+            shown = [replace(r, score=s) for r, s in zip(shown, scores[first][name], strict=False)]
+        context.peek_rollouts(shown, f"{stage.name}: {name}")
     world = context.world if context.recipe.world is not None else None
     found = evaluate(
         answers,
@@ -65,7 +75,7 @@ def run_evaluate(context: Context, stage: EvaluateStage) -> Summary:
         behaviour=None if world is None else world.behaviour,
     )
     samples = _samples(answers, scores, stage)
-    return {**found, "baseline": stage.baseline, "judge": stage.judge, "samples": samples}
+    return {**found, "baseline": stage.baseline, "judge": stage.judge, "level": 0.95, "samples": samples}
 
 
 def _token_statistics(rollouts: list[Rollout], engine: Engine, reference: Engine) -> list[TokenStatistics]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,13 +24,14 @@ from rewardlab.pipeline.recipe import (
     TrainingStage,
 )
 from rewardlab.pipeline.seeds import derive
+from rewardlab.records.atomic import write_folder, write_text
 from rewardlab.rollout.sampler import SamplerSettings
 from rewardlab.training.algorithm import Algorithm
 from rewardlab.training.algorithms.dpo import DPO
 from rewardlab.training.algorithms.grpo import GRPO
 from rewardlab.training.algorithms.reward import RewardModelling
 from rewardlab.training.algorithms.sft import SFT
-from rewardlab.training.loop import Progressed, train
+from rewardlab.training.loop import Callback, train
 from rewardlab.training.pairs import pack_pairs
 from rewardlab.training.probe import Probe
 
@@ -79,7 +81,7 @@ def run_reward(context: Context, stage: RewardStage) -> Summary:
     summary = _finish(context, stage, algorithm)
     scored = engine.frozen_scores(pack_pairs(held_out or train_rows))
     facts = {"offset": float(scored.mean()), "spread": float(scored.std())}
-    (context.run.stage(stage.name).output / "reward.json").write_text(json.dumps(facts))
+    write_text(context.run.stage(stage.name).output / "reward.json", json.dumps(facts))
     return summary
 
 
@@ -117,7 +119,13 @@ def run_grpo(context: Context, stage: GRPOStage) -> Summary:
         observers=tuple(context.reward(name, engine) for name in stage.observe),
         probe=_probe(context, stage.probe, engine, stage.name),
     )
-    return _finish(context, stage, algorithm)
+    record = context.run.stage(stage.name)
+
+    def peek(step: int, _: Mapping[str, float]) -> None:
+        if context.peek and step == 1:
+            context.peek_rollouts(record.read_rollouts(step), f"{stage.name}: rollout")
+
+    return _finish(context, stage, algorithm, (peek,))
 
 
 def _policy(context: Context, stage: TrainingStage) -> tuple[Engine, int]:
@@ -146,10 +154,12 @@ def _probe(context: Context, settings: ProbeSettings | None, engine: Engine, sta
     )
 
 
-def _finish(context: Context, stage: TrainingStage, algorithm: Algorithm) -> Summary:
+def _finish(
+    context: Context, stage: TrainingStage, algorithm: Algorithm, callbacks: tuple[Callback, ...] = ()
+) -> Summary:
     record = context.run.stage(stage.name)
-    at: Progressed = train(algorithm, stage, record, progress=context.progress)
-    save(algorithm.engine.model, record.output)
+    at = train(algorithm, stage, record, progress=context.progress, callbacks=callbacks)
+    write_folder(record.output, lambda folder: save(algorithm.engine.model, folder))
     if at.skipped:
         context.warnings.append(f"{stage.name}: {at.skipped} updates were not finite and were skipped.")
     return {"steps": at.step, "seconds": at.seconds, "final": at.last}

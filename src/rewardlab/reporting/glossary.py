@@ -84,18 +84,19 @@ METRICS: dict[str, Metric] = {
     "brier": Metric("Brier score", "squared probability", "Mean squared error of the predicted preference."),
     "length_slope": Metric(
         "length slope",
-        "reward per token",
-        "How the score changes with length when quality is held fixed.",
+        "SD per log length",
+        "Change of the score, in its own standard deviations, per unit of log length, between the two "
+        "answers of a pair; times 0.69 for a doubling.",
         0.0,
     ),
     "padding_probe": Metric(
         "padding probe",
-        "reward units",
-        "Change of the score when empty sentences are added to an answer.",
+        "SD of the reward",
+        "Change of the score, in its own standard deviations, when empty sentences are added.",
         0.0,
     ),
     "flip_rate": Metric(
-        "flip rate", "share of pairs", "Pairs whose order turns round when the worse answer is padded."
+        "flip rate", "share of pairs", "Right preferences that turn wrong when the worse answer is padded."
     ),
     "loss": Metric("loss", "", "The stage's training objective, lower is better; scales differ by stage."),
     "eval_loss": Metric("held-out loss", "", "The same objective on rows that are not trained on."),
