@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rewardlab.core.errors import UserError
 from rewardlab.core.types import Messages, Pair, Prompt, Rollout, Score
 from rewardlab.core.types import Sequence as Tokens
+from rewardlab.data.rows import better_first
 
 Floats = NDArray[np.float64]
 Scorer = Callable[[Sequence[Rollout]], Sequence[Score]]
@@ -46,20 +47,6 @@ def score_all(score: Scorer, rollouts: Sequence[Rollout]) -> list[Score]:
             "Return one Score per rollout, in order; Score.error(reason) where there is no value.",
         )
     return scores
-
-
-def better_first(pair: Pair) -> Pair:
-    """The pair with the labelled winner as `chosen`: a label below 1/2 swaps the answers and their meta."""
-    if pair.label >= 0.5:
-        return pair
-    meta = dict(pair.meta)
-    for key in pair.meta:
-        stem = key.removesuffix("_chosen")
-        if stem != key and f"{stem}_rejected" in pair.meta:
-            meta[key], meta[f"{stem}_rejected"] = pair.meta[f"{stem}_rejected"], pair.meta[key]
-    if "p_chosen" in meta:
-        meta["p_chosen"] = 1 - pair.meta["p_chosen"]
-    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, label=1 - pair.label, meta=meta)
 
 
 @dataclass(frozen=True)

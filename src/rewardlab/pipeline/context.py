@@ -91,11 +91,18 @@ class Context:
         if name in BUILT_IN:
             return BUILT_IN[name]()
         settings = self.model_settings(name)
-        facts = Path(settings.path) / "reward.json"
-        offset = json.loads(facts.read_text())["offset"] if facts.is_file() else 0.0
+        file = Path(settings.path) / "reward.json"  # there if we trained it
+        facts = json.loads(file.read_text()) if file.is_file() else {}
         engine = self.engine(load_reward_model(settings))
         same = policy is not None and same_tokenizer(policy.model, engine.model)
-        return LearnedReward(name, engine, offset=offset, reads_ids=same)
+        return LearnedReward(
+            name,
+            engine,
+            offset=facts.get("offset", 0.0),
+            max_tokens=facts.get("max_tokens"),
+            reads_ids=same,
+            whole=not facts,
+        )
 
     def take_warnings(self) -> list[str]:
         """The warnings since the last call."""

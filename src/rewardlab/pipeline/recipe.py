@@ -132,8 +132,8 @@ class AuditStage(Stage):
 
     kind: Literal["audit"] = "audit"
     reward: str = "reward"
+    """Stage name of a reward model, a model folder, or a built-in reward."""
     data: Sources
-    max_tokens: int = 1024
 
 
 class EvaluateStage(Stage):

@@ -49,9 +49,14 @@ def prompts(
     context: Context, data: list[StageData], use: str, tokenizer: Any, max_tokens: int
 ) -> tuple[list[Prompt], list[list[int]]]:
     """Prompts and their ids up to where the policy begins."""
-    gathered = _gather(
-        context, data, use, load_prompts, lambda row, _: render_prompt(tokenizer, row, max_tokens)
-    )
+
+    def render(row: Prompt, tally: _Tally) -> list[int]:
+        ids = render_prompt(tokenizer, row)
+        tally.tokens += min(len(ids), max_tokens)
+        tally.rows_cut_left += len(ids) > max_tokens
+        return ids if len(ids) <= max_tokens else render_prompt(tokenizer, row, max_tokens)
+
+    gathered = _gather(context, data, use, load_prompts, render)
     return gathered.rows, gathered.rendered
 
 
@@ -137,6 +142,7 @@ class _Tally:
     trained_tokens: int = 0
     rows_cut_left: int = 0
     rows_cut_right: int = 0
+    rows_with_straddling_tokens: int = 0
 
     def add(self, rendered: Rendered) -> Sequence:
         """Count a rendered row."""
@@ -144,6 +150,7 @@ class _Tally:
         self.trained_tokens += rendered.sequence.actions
         self.rows_cut_left += rendered.cut_left > 0
         self.rows_cut_right += rendered.cut_right > 0
+        self.rows_with_straddling_tokens += rendered.straddles
         return rendered.sequence
 
 

@@ -80,7 +80,7 @@ def run_reward(context: Context, stage: RewardStage) -> Summary:
     )
     summary = _finish(context, stage, algorithm)
     scored = engine.frozen_scores(pack_pairs(held_out or train_rows))
-    facts = {"offset": float(scored.mean()), "spread": float(scored.std())}
+    facts = {"offset": float(scored.mean()), "max_tokens": stage.max_tokens}
     write_text(context.run.stage(stage.name).output / "reward.json", json.dumps(facts))
     return summary
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rewardlab.core.types import Rollout, Score
 
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"\$?-?\$?\d[\d,]*(?:\.\d+)?")
 _MARKED = re.compile(r"(?:####|answer is:?|answer:)\s*(" + _NUMBER.pattern + ")", re.IGNORECASE)
 
 
