@@ -16,15 +16,15 @@ from rewardlab.pipeline.run import run_recipe
 QUICKSTART = Path(recipe_module.__file__).parent / "quickstart.yaml"
 SMALL = [
     "stages.sft.steps=3",
-    "stages.sft.data.0.rows=100",
+    "stages.sft.data.rows=100",
     "stages.reward.steps=4",
-    "stages.reward.data.0.rows=120",
-    "stages.audit.data.0.rows=60",
+    "stages.reward.data.rows=120",
+    "stages.audit.data.rows=60",
     "stages.dpo.steps=3",
-    "stages.dpo.data.0.rows=100",
+    "stages.dpo.data.rows=100",
     "stages.grpo.steps=2",
     "stages.grpo.prompts_per_step=4",
-    "stages.evaluate.data.0.rows=24",
+    "stages.evaluate.data.rows=24",
     "stages.evaluate.samples_in_report=5",
 ]
 
@@ -93,7 +93,8 @@ def test_a_finished_run_is_not_run_again(folder: Path) -> None:
     ("change", "message"),
     [
         ("stages.dpo.init=grpo", "used before it has run"),
-        ("stages.grpo.reward=rewrad", "'rewrad'"),
+        ("stages.grpo.reward=rewrad", "did you mean 'reward'"),
+        ("stages.evaluate.baseline=nobody", "not among the policies"),
         ("model=embedded:advice-bas", "there is no embedded checkpoint"),
         ("world=null", "no `world:` section"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,6 +16,9 @@ from rewardlab.models.scratch import ScratchSettings
 from rewardlab.training.algorithms.grpo import GRPOSettings
 from rewardlab.training.loop import LoopSettings
 from rewardlab.worlds.advice.world import AdviceSettings
+
+BUILT_IN_REWARDS = ("gold", "numeric_answer", "length")
+"""Rewards by name: `gold` is the world's."""
 
 
 class StageData(DataSettings):
@@ -52,6 +57,17 @@ class Stage(Settings):
             return {**value, "name": kind}
         return value
 
+    def references(self) -> list[tuple[str, str]]:
+        """(setting, name) of every model or reward that this stage takes by name."""
+        probe: ProbeSettings | None = getattr(self, "probe", None)
+        return [("probe.rewards", name) for name in (probe.rewards if probe else ())]
+
+    def sources(self) -> list[StageData]:
+        """Every source of rows that this stage reads."""
+        probe: ProbeSettings | None = getattr(self, "probe", None)
+        held_out: list[StageData] | None = getattr(self, "held_out", None)
+        return [*getattr(self, "data", ()), *(held_out or ()), *(probe.data if probe else ())]
+
 
 class ProbeSettings(Settings):
     """Held-out prompts that are answered and scored at each evaluation of a policy stage."""
@@ -75,6 +91,10 @@ class TrainingStage(Stage, LoopSettings):
     """Train adapters instead of all weights."""
     max_tokens: int = 1024
     """Longer rows lose the left end of their prompt; counted in the manifest."""
+
+    def references(self) -> list[tuple[str, str]]:
+        """The starting point, and what the probe needs."""
+        return [("init", self.init), *super().references()]
 
 
 class ScratchStage(Stage, ScratchSettings):
@@ -126,6 +146,11 @@ class GRPOStage(TrainingStage, GRPOSettings):
     """Rewards scored on the same answers for the record; they never reach the learner."""
     probe: ProbeSettings | None = None
 
+    def references(self) -> list[tuple[str, str]]:
+        """The reward, and those that are only observed."""
+        observed = [("observe", name) for name in self.observe]
+        return [("reward", self.reward), *observed, *super().references()]
+
 
 class AuditStage(Stage):
     """Report card of a reward on held-out pairs."""
@@ -134,6 +159,10 @@ class AuditStage(Stage):
     reward: str = "reward"
     """Stage name of a reward model, a model folder, or a built-in reward."""
     data: Sources
+
+    def references(self) -> list[tuple[str, str]]:
+        """The reward."""
+        return [("reward", self.reward)]
 
 
 class EvaluateStage(Stage):
@@ -156,6 +185,19 @@ class EvaluateStage(Stage):
     temperature: float = 1.0
     samples_in_report: int = 40
     max_tokens: int = 1024
+
+    @model_validator(mode="after")
+    def _names(self) -> EvaluateStage:
+        if self.baseline not in self.policies:
+            raise ValueError(f"baseline {self.baseline!r} is not among the policies {self.policies}")
+        if self.rewards and self.judge not in self.rewards:
+            raise ValueError(f"judge {self.judge!r} is not among the rewards {list(self.rewards)}")
+        return self
+
+    def references(self) -> list[tuple[str, str]]:
+        """Policies, the reference, and the rewards."""
+        policies = [("policies", name) for name in (*self.policies, self.reference)]
+        return [*policies, *(("rewards", name) for name in self.rewards.values())]
 
 
 AnyStage = Annotated[
@@ -191,8 +233,33 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _references(self) -> Recipe:
-        names = [s.name for s in self.stages]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two stages are called {name!r}; give one of them another `name`")
+        """Every name a stage refers to exists by the time it runs: found out now, not after hours."""
+        earlier = ["base"]
+        for number, stage in enumerate(self.stages):
+            if stage.name in earlier:
+                raise ValueError(f"two stages are called {stage.name!r}; give one another `name`")
+            if self.world is None and any(d.source.split(":")[0] == "world" for d in stage.sources()):
+                raise ValueError(f"stages.{stage.name}: `source: world`, but there is no `world:` section")
+            later = [s.name for s in self.stages[number:]]
+            for use, name in stage.references():
+                if (problem := self._unknown(name, earlier, later)) is not None:
+                    raise ValueError(f"stages.{stage.name}.{use}: {problem}")
+            earlier.append(stage.name)
         return self
+
+    def _unknown(self, name: str, earlier: list[str], later: list[str]) -> str | None:
+        """What is wrong with a reference, or None."""
+        known = [*earlier, *BUILT_IN_REWARDS]
+        if name == "gold" and self.world is None:
+            return "the reward 'gold' is the world's, and there is no `world:` section"
+        if name in known or _is_path(name):
+            return None
+        if name in later:
+            return f"{name!r} is used before it has run; move it up"
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        return f"{name!r} is no earlier stage, reward or folder; {hint}"
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or name.startswith("embedded:") or Path(name).exists()
