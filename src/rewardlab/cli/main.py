@@ -64,7 +64,7 @@ def _run(
             out.print(explained(resolved))
         return
     folder = runs / recipe.name
-    progress = RichProgress(quiet=as_json)
+    progress = RichProgress(quiet=as_json, console=err)
     shown = 0 if as_json else peek
     with disk_errors(folder):
         summary = run_recipe(recipe, folder, fresh=fresh, progress=progress, peek=shown, show=err.print)

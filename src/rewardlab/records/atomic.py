@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
 
 from rewardlab.core.errors import UserError
+
+PARTIAL = ".partial"
+"""Ending of the temporary files and folders; what a killed process leaves of them is never read."""
 
 
 @contextmanager
@@ -18,8 +25,8 @@ def disk_errors(place: Path) -> Iterator[None]:
     """A full disk becomes one clear message; what was written before stays as it was."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        if not _is_full(error):
             raise
         raise UserError(
             f"no space left on the disk of {place}.",
@@ -34,36 +41,59 @@ def write_text(path: Path, text: str) -> None:
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then move it into place."""
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}{PARTIAL}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary folder beside `path`, then move it into place, replacing an old one."""
-    temporary = path.with_name(f".{path.name}.partial")
+    """Let `write` fill a temporary folder beside `path`, then move it into place.
+
+    A folder that is already at `path` goes just before the move, which no system call can join with it:
+    give new content a new name where the old must survive a crash in between.
+    """
+    temporary = path.with_name(f".{path.name}{PARTIAL}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir()
             write(temporary)
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync(file)
+            for inner in (temporary, *temporary.rglob("*")):
+                sync(inner)
             if path.exists():
                 shutil.rmtree(path)
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Delete what killed writers left in a folder; only its one writer may call this."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that we wrote."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}).", "Start the run anew with --fresh.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} does not hold a JSON object.", "Start the run anew with --fresh.")
+    return found
 
 
 def sha256(path: Path) -> str:
@@ -72,9 +102,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's or folder's content is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether the disk or the user's quota is full. safetensors gives the number only in its message."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in numbers
+    return any(f"(os error {n})" in str(error) for n in numbers)

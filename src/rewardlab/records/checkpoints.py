@@ -1,4 +1,4 @@
-"""Checkpoints: whole folders with a hash per file, and state trees without pickle."""
+"""Checkpoints: whole folders with a hash per file, the newest few and the best."""
 
 from __future__ import annotations
 
@@ -7,108 +7,84 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from rewardlab.records.atomic import remove_partials, sha256, sync, write_folder
+from rewardlab.records.state import load_state, save_state
 
-from rewardlab.core.errors import UserError
-from rewardlab.records.atomic import sha256, write_folder
+__all__ = ["best", "damage", "latest", "load_state", "save", "save_state"]
 
 log = logging.getLogger(__name__)
+INDEX = "index.json"
 
 
 def save(
     folder: Path, step: int, write: Callable[[Path], None], *, keep: int = 2, best: bool = False
 ) -> Path:
-    """Write checkpoint `step-<step>` (or `best`) with an index of hashes; keep the newest `keep`."""
+    """Let `write` fill checkpoint `step-<step>` (or `best-<step>`) and add an index of hashes.
 
-    def whole(target: Path) -> None:
-        write(target)
-        files = {f.name: {"sha256": sha256(f), "bytes": f.stat().st_size} for f in sorted(target.iterdir())}
-        (target / "index.json").write_text(json.dumps({"step": step, "files": files}, indent=1))
-
-    path = folder / ("best" if best else f"step-{step:06d}")
-    write_folder(path, whole)
-    if not best:
-        for old in sorted(folder.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
+    It appears whole or not at all. Afterwards only the newest `keep` (of the best: only this one) stay.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    name = "best" if best else "step"
+    path = folder / f"{name}-{step:06d}"
+    remove_partials(folder)
+    for appended in folder.parent.glob("*.jsonl"):
+        sync(appended)  # a run that resumes here will not write these lines again
+    write_folder(path, lambda target: _write_with_index(target, step, write))
+    stale = [p for p in _found(folder, name) if p != path] if best else _found(folder, name)[keep:]
+    for old in stale:
+        shutil.rmtree(old)
     return path
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint whose files match their hashes; damaged ones are named and passed over."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        if sound(path):
-            return path
-        log.warning("checkpoint %s is damaged; going back to the one before it", path)
-    return None
+    """The newest checkpoint that is sound; damaged ones are named in a warning and passed over."""
+    return _newest_sound(folder, "step")
 
 
 def best(folder: Path) -> Path | None:
-    """The checkpoint with the lowest held-out loss, if one was kept and is sound."""
-    path = folder / "best"
-    return path if path.is_dir() and sound(path) else None
+    """The checkpoint that was saved as the best, if there is a sound one."""
+    return _newest_sound(folder, "best")
 
 
-def sound(path: Path) -> bool:
-    """Whether every file is there with the hash of the index."""
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, by its index of sizes and hashes; None if it is sound."""
     try:
-        files = json.loads((path / "index.json").read_text())["files"]
-        return all(sha256(path / name) == facts["sha256"] for name, facts in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
+        files = json.loads((path / INDEX).read_text())["files"].items()
+        for name, facts in files:
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != facts["bytes"]:
+                return f"{name} has {file.stat().st_size} of {facts['bytes']} bytes"
+            if sha256(file) != facts["sha256"]:
+                return f"{name} does not have the hash of the index"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{INDEX} cannot be read ({error})"
+    return None
 
 
-def save_state(folder: Path, tree: Any) -> None:
-    """Write a nested state (dicts, lists, tuples, tensors, numbers, strings, None) bit for bit.
-
-    Tensors go to state.safetensors, the structure around them to state.json.
-    """
-    tensors: dict[str, Tensor] = {}
-    structure = _flatten(tree, tensors)
-    save_file(tensors, folder / "state.safetensors")
-    (folder / "state.json").write_text(json.dumps(structure))
-
-
-def load_state(folder: Path) -> Any:
-    """What `save_state` wrote."""
-    try:
-        tensors = load_file(folder / "state.safetensors")
-        return _unflatten(json.loads((folder / "state.json").read_text()), tensors)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the checkpoint {folder} cannot be read ({error}).", "Delete that folder."
-        ) from error
+def _write_with_index(target: Path, step: int, write: Callable[[Path], None]) -> None:
+    write(target)
+    files = {
+        f.relative_to(target).as_posix(): {"bytes": f.stat().st_size, "sha256": sha256(f)}
+        for f in sorted(target.rglob("*"))
+        if f.is_file()
+    }
+    (target / INDEX).write_text(json.dumps({"step": step, "files": files}, indent=1))
 
 
-def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """JSON with a tag for each kind that JSON does not have."""
-    if isinstance(value, Tensor):
-        name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {"tensor": name}
-    if isinstance(value, dict):
-        return {"dict": [[_flatten(k, tensors), _flatten(v, tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [_flatten(v, tensors) for v in value]}
-    if isinstance(value, float):
-        return {"float": value.hex()}
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+def _found(folder: Path, name: str) -> list[Path]:
+    """Checkpoint folders of a kind, the newest first."""
+    steps = {p: p.name.removeprefix(f"{name}-") for p in folder.glob(f"{name}-*")}
+    return sorted((p for p, s in steps.items() if s.isdigit()), key=lambda p: int(steps[p]), reverse=True)
 
 
-def _unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, inner),) = value.items()
-    if kind == "tensor":
-        return tensors[inner]
-    if kind == "dict":
-        return {_unflatten(k, tensors): _unflatten(v, tensors) for k, v in inner}
-    if kind == "float":
-        return float.fromhex(inner)
-    items = [_unflatten(v, tensors) for v in inner]
-    return items if kind == "list" else tuple(items)
+def _newest_sound(folder: Path, name: str) -> Path | None:
+    for path in _found(folder, name):
+        problem = damage(path)
+        if problem is None:
+            return path
+        log.warning("checkpoint %s is damaged: %s; going back to the one before it", path, problem)
+    return None

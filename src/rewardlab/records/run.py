@@ -1,7 +1,7 @@
 """The run folder.
 
 recipe.yaml      the resolved recipe
-manifest.json    versions, hardware, seeds, data with hashes and bad rows
+manifest.json    versions, hardware, seeds, command, data with hashes and bad rows
 summary.json     every number of the report
 report.html
 stages/<name>/   metrics.jsonl, rollouts/<step>.parquet, checkpoints/, output/, done.json
@@ -10,138 +10,137 @@ stages/<name>/   metrics.jsonl, rollouts/<step>.parquet, checkpoints/, output/, 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
-from collections.abc import Sequence as Rows
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import IO, Any
 
 from rewardlab.core.errors import UserError
-from rewardlab.core.types import Rollout
-from rewardlab.records import manifest, rollouts
-from rewardlab.records.atomic import disk_errors, write_file, write_text
+from rewardlab.core.recipes import differences
+from rewardlab.core.yaml_lines import parse_value
+from rewardlab.records import lock, manifest
+from rewardlab.records.atomic import PARTIAL, read_json, remove_partials, write_text
+from rewardlab.records.stage import StageRecord
+
+__all__ = ["Run", "StageRecord"]
+
+MOST_DIFFERENCES = 5
+DELETED_RECIPE = f".recipe.yaml{PARTIAL}"
 
 
 class Run:
-    """A run folder that is being written or continued."""
+    """A run folder that is being written or continued, by this process alone."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, held: IO[str]) -> None:
         self.folder = folder
+        self._held = held  # the lock lasts as long as this file is open
 
     @staticmethod
     def open(folder: Path, recipe_yaml: str, *, seed: int, fresh: bool = False) -> Run:
-        """Make the folder, or continue it if it holds the same recipe; a different one is refused."""
-        if fresh and (folder / "recipe.yaml").is_file():
-            shutil.rmtree(folder)
-        run = Run(folder)
+        """Make the folder, or continue it if it holds the same recipe.
+
+        `fresh` deletes what a run left there before. Refused with a UserError: another recipe, a folder
+        with other things in it, a folder that another process writes to.
+        """
         stored = folder / "recipe.yaml"
+        if not _is_run_or_empty(folder):
+            raise UserError(
+                f"{folder} exists and is not a run folder.",
+                "Give this run another `name=...`, or move that folder away.",
+            )
+        run = Run(folder, lock.lock(folder))
+        if fresh or not stored.is_file():
+            _empty(folder)
+        remove_partials(folder)
         if stored.is_file():
-            if stored.read_text(encoding="utf-8") != recipe_yaml:
-                keys = _difference(stored, recipe_yaml)
-                raise UserError(
-                    f"{folder} holds a run of another recipe (different: {keys}).",
-                    "Add --fresh to delete it, or give this run another `name=...`.",
-                )
+            _refuse_other_recipe(stored, recipe_yaml, folder)
+            run._note_resumption()
         else:
+            # recipe.yaml comes last: with it the folder is a run.
+            write_text(folder / "manifest.json", _json(manifest.describe(seed)))
             write_text(stored, recipe_yaml)
-            run._write("manifest.json", manifest.describe(seed))
         return run
 
     def stage(self, name: str) -> StageRecord:
-        """The record of one stage."""
+        """The record of one stage; its name is a folder's name."""
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(
+                f"the stage name {name!r} cannot be a folder's name.",
+                "Use letters, digits, `_`, `-` and `.`, starting with a letter or digit.",
+            )
         return StageRecord(name, self.folder / "stages" / name)
 
+    def update_manifest(self, facts: Mapping[str, Any]) -> None:
+        """Merge facts into manifest.json."""
+        file = self.folder / "manifest.json"
+        write_text(file, _json(manifest.update(read_json(file), facts)))
+
     def add_data(self, use: str, facts: Mapping[str, Any]) -> None:
-        """Note in the manifest what a stage read."""
-        found = json.loads((self.folder / "manifest.json").read_text())
-        found["data"][use] = facts
-        self._write("manifest.json", found)
+        """Note in the manifest what a stage read: source, hash, rows, bad rows with reasons.
+
+        Raises UserError if an earlier start of this run read other bytes for the same use.
+        """
+        found = read_json(self.folder / "manifest.json")
+        before, after = found["data"].get(use, {}).get("sha256"), facts.get("sha256")
+        if before and after and before != after:
+            raise UserError(
+                f"{use}: the data of {facts.get('source', 'this stage')} changed since {self.folder} began.",
+                "Put the old data back, add --fresh to start anew, or give this run another `name=...`.",
+            )
+        write_text(self.folder / "manifest.json", _json({**found, "data": {**found["data"], use: facts}}))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json and the time of finishing."""
-        self._write("summary.json", summary)
-        found = json.loads((self.folder / "manifest.json").read_text())
-        found.setdefault("finished", datetime.now(UTC).isoformat(timespec="seconds"))
-        self._write("manifest.json", found)
+        """Write summary.json, and the time of finishing unless it is known."""
+        write_text(self.folder / "summary.json", _json(summary))
+        if "finished" not in read_json(self.folder / "manifest.json"):
+            self.update_manifest({"finished": manifest.now()})
 
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        write_text(self.folder / name, json.dumps(content, indent=1, ensure_ascii=False))
-
-
-class StageRecord:
-    """What one stage writes."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.folder = name, folder
-        self.checkpoints = folder / "checkpoints"
-        self.output = folder / "output"
-        self._metrics = folder / "metrics.jsonl"
-
-    def metrics(self, step: int, **values: float) -> None:
-        """Append one line; a crash can tear only the last one."""
-        with disk_errors(self._metrics):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self._metrics.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"step": step, **values}) + "\n")
-
-    def read_metrics(self) -> list[dict[str, float]]:
-        """All whole lines."""
-        if not self._metrics.is_file():
-            return []
-        found = []
-        for line in self._metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                break  # torn by a crash; truncate_to removes it before more is written
-        return found
-
-    def truncate_to(self, step: int) -> None:
-        """Drop what was recorded after `step`: those steps are taken again and give the same record."""
-        kept = [row for row in self.read_metrics() if row["step"] <= step]
-        if self._metrics.is_file():
-            write_text(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
-        for file in (self.folder / "rollouts").glob("*.parquet"):
-            if int(file.stem) > step:
-                file.unlink()
-
-    def write_rollouts(
-        self, step: int, rows: Rows[Rollout], columns: Mapping[str, Rows[float]] | None = None
-    ) -> None:
-        """One Parquet file a step, with any further numbers per rollout as columns."""
-        table = rollouts.to_table(rows, columns or {})
-        path = self.folder / "rollouts" / f"{step:06d}.parquet"
-        write_file(path, lambda temporary: rollouts.write(table, temporary))
-
-    def read_rollouts(self, step: int) -> list[Rollout]:
-        """The rollouts of a step."""
-        return rollouts.read(self.folder / "rollouts" / f"{step:06d}.parquet")
-
-    def finish(self, outcome: Mapping[str, Any]) -> None:
-        """The stage is done; a later run of the same folder takes this outcome."""
-        write_text(self.folder / "done.json", json.dumps(outcome))
-
-    def done(self) -> dict[str, Any] | None:
-        """What `finish` was given, or None."""
-        file = self.folder / "done.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+    def _note_resumption(self) -> None:
+        """An unfinished run that goes on: when, and with which versions where they changed since."""
+        found = read_json(self.folder / "manifest.json")
+        if "finished" not in found:
+            was = found["versions"]
+            changed = {k: v for k, v in manifest.versions().items() if was.get(k) != v}
+            entry = {"at": manifest.now(), **({"versions": changed} if changed else {})}
+            self.update_manifest({"resumed": [*found.get("resumed", []), entry]})
 
 
-def _difference(stored: Path, recipe_yaml: str) -> str:
-    """The dotted keys in which two recipes differ, the first few."""
-    old, new = _flat(yaml.safe_load(stored.read_text())), _flat(yaml.safe_load(recipe_yaml))
-    keys = [k for k in dict.fromkeys([*old, *new]) if old.get(k, None) != new.get(k, None)]
-    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+def _refuse_other_recipe(stored: Path, recipe_yaml: str, folder: Path) -> None:
+    found = differences(parse_value(stored.read_text(encoding="utf-8")), parse_value(recipe_yaml))
+    if found:
+        more = f" and {len(found) - MOST_DIFFERENCES} more" if len(found) > MOST_DIFFERENCES else ""
+        raise UserError(
+            f"{folder} holds a run of another recipe (different: "
+            f"{', '.join(found[:MOST_DIFFERENCES])}{more}).",
+            "Add --fresh to delete it, or give this run another `name=...`.",
+        )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    if not items:
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, inner in items:
-        found |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return found
+def _is_run_or_empty(folder: Path) -> bool:
+    """Whether the folder has a run in it, the beginning of one, or nothing."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    names = {p.name for p in folder.iterdir()}
+    if "manifest.json" in names and not names.isdisjoint(("recipe.yaml", DELETED_RECIPE)):
+        return True
+    return all(name in ("manifest.json", lock.NAME) or name.endswith(PARTIAL) for name in names)
+
+
+def _empty(folder: Path) -> None:
+    """Delete a run. recipe.yaml is renamed first and deleted last, so that a run whose deletion is killed
+    half-way is known as one and never continued."""
+    if (folder / "recipe.yaml").exists():
+        (folder / "recipe.yaml").replace(folder / DELETED_RECIPE)
+    last = ("manifest.json", DELETED_RECIPE)
+    for path in sorted(folder.iterdir(), key=lambda p: last.index(p.name) if p.name in last else -1):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != lock.NAME:
+            path.unlink()
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False)
