@@ -9,11 +9,11 @@ import pytest
 
 from rewardlab.core.errors import UserError
 from rewardlab.core.recipes import load_settings
-from rewardlab.pipeline import recipe as recipe_module
+from rewardlab import pipeline
 from rewardlab.pipeline.recipe import Recipe
 from rewardlab.pipeline.run import run_recipe
 
-QUICKSTART = Path(recipe_module.__file__).parent / "quickstart.yaml"
+QUICKSTART = Path(pipeline.__file__).parent / "quickstart.yaml"
 SMALL = [
     "stages.sft.steps=3",
     "stages.sft.data.rows=100",

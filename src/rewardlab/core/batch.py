@@ -33,6 +33,10 @@ class Batch:
 
     `advantage` is a direction, `weight` says what is trained: weight 0 means "in the group's
     statistics only". A missing weight stream means 1 at every action."""
+    action_streams: dict[str, Tensor] = field(default_factory=dict)
+    """[A, ...] each: one row per action token, in token order. For what is too wide to hold at every token:
+    `slice_ids` Long[A, K] and `slice_logp` Float[A, K], another model's log-probs over part of the
+    vocabulary (or over all of it: Float[A, V] and no ids)."""
     group: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     """Long[N]: prompt instance. Groups may have unequal sizes. Empty where it has no meaning."""
     reward: Tensor | None = None
@@ -115,6 +119,7 @@ class Batch:
         """
         chosen = torch.tensor(sequences, dtype=torch.long)
         tokens = self.tokens_of(sequences)
+        rows = (self.action.cumsum(0) - 1)[tokens][self.action[tokens]]
         new_of_old = torch.full((self.size,), -1, dtype=torch.long)
         new_of_old[chosen] = torch.arange(len(sequences))
         pairs = new_of_old[self.pairs]
@@ -126,6 +131,7 @@ class Batch:
             offsets=torch.cat([torch.zeros(1, dtype=torch.long), self.lengths[chosen].cumsum(0)]),
             action=self.action[tokens],
             streams={k: v[tokens] for k, v in self.streams.items()},
+            action_streams={k: v[rows] for k, v in self.action_streams.items()},
             group=self.group[chosen] if self.group.numel() else self.group,
             reward=None if self.reward is None else self.reward[chosen],
             parts={k: v[chosen] for k, v in self.parts.items()},
@@ -145,6 +151,7 @@ class Batch:
             offsets=self.offsets.to(device),
             action=self.action.to(device),
             streams=move(self.streams),
+            action_streams=move(self.action_streams),
             group=self.group.to(device),
             reward=None if self.reward is None else self.reward.to(device),
             parts=move(self.parts),
@@ -176,6 +183,11 @@ class Outputs:
     """Float[T]: log-prob of each action given its prefix; 0 elsewhere."""
     entropy: Tensor | None = None
     """Float[T]: entropy in nats of the distribution each action was drawn from; 0 elsewhere."""
+    logp_mean: Tensor | None = None
+    """Float[T]: mean over the vocabulary of the log-probs at each action; 0 elsewhere."""
+    slice_logp: Tensor | None = None
+    """Float[A, K]: log-probs at each action of the tokens in the batch's `slice_ids`, or Float[A, V] of the
+    whole vocabulary where the batch has none."""
     scores: Tensor | None = None
     """Float[N]: a reward head's value at each sequence's last real token."""
 

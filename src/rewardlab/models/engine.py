@@ -59,10 +59,14 @@ class Engine:
         states: Tensor = out.last_hidden_state
         return states.flatten(0, 1)[layout.index]
 
-    def logprobs(self, batch: Batch, *, entropy: bool = False) -> Outputs:
+    def logprobs(
+        self, batch: Batch, *, entropy: bool = False, mean: bool = False, vocabulary: bool = False
+    ) -> Outputs:
         """Flat log-probs (and entropies) of the actions; zero at other tokens.
 
-        `logp[t]` is log p(ids[t] | its sequence before t) at the token's recorded temperature.
+        `logp[t]` is log p(ids[t] | its sequence before t) at the token's recorded temperature. `mean` adds
+        `logp_mean` (label smoothing reads it). `vocabulary` adds `slice_logp` at the batch's `slice_ids`, or
+        over the whole vocabulary where it has none (distillation reads it).
         """
         batch = batch.to(self.model.device)
         at = batch.action.nonzero().squeeze(-1)
@@ -70,12 +74,29 @@ class Engine:
         if temperature is not None:
             temperature = temperature[at]
         hidden = self.hidden(batch)[at - 1]
+        slice_ids: Tensor | Literal["all"] | None = None
+        if vocabulary:
+            slice_ids = batch.action_streams.get("slice_ids", "all")
         with self.autocast():
-            logp, ent = token_logprobs(self.model.hf, hidden, batch.ids[at], temperature, entropy=entropy)
-        zeros = torch.zeros(batch.ids.numel(), device=logp.device)
+            found = token_logprobs(
+                self.model.hf,
+                hidden,
+                batch.ids[at],
+                temperature,
+                entropy=entropy,
+                mean=mean,
+                slice_ids=slice_ids,
+            )
+        zeros = torch.zeros(batch.ids.numel(), device=found.logp.device)
+
+        def spread(x: Tensor | None) -> Tensor | None:
+            return None if x is None else zeros.index_put((at,), x)
+
         return Outputs(
-            logp=zeros.index_put((at,), logp),
-            entropy=None if ent is None else zeros.index_put((at,), ent),
+            logp=spread(found.logp),
+            entropy=spread(found.entropy),
+            logp_mean=spread(found.mean),
+            slice_logp=found.slice,
         )
 
     def scores(self, batch: Batch) -> Outputs:

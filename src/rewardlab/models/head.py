@@ -6,7 +6,7 @@ matrix of logits is never held whole. Projection in the network's precision, sof
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,33 +33,64 @@ def logits_of(hf: Any, hidden: Tensor) -> Tensor:
     return logits
 
 
-def token_logprobs(
-    hf: Any, hidden: Tensor, targets: Tensor, temperature: Tensor | None, *, entropy: bool
-) -> tuple[Tensor, Tensor | None]:
-    """log p(target | hidden) and, if asked, the entropy of p. Shapes [A, H], [A], [A] -> [A], [A].
+class HeadOutputs(NamedTuple):
+    """What the head makes of A positions; None where it was not asked for."""
 
-    p = softmax(logits / temperature); entropy = -sum p log p in nats. Both have exact gradients.
+    logp: Tensor
+    """Float[A]: log p(target)."""
+    entropy: Tensor | None
+    """Float[A]: -sum p log p, nats."""
+    mean: Tensor | None
+    """Float[A]: (1 / V) sum_v log p(v)."""
+    slice: Tensor | None
+    """Float[A, K]: log p of the tokens asked for."""
+
+
+def token_logprobs(
+    hf: Any,
+    hidden: Tensor,
+    targets: Tensor,
+    temperature: Tensor | None,
+    *,
+    entropy: bool = False,
+    mean: bool = False,
+    slice_ids: Tensor | Literal["all"] | None = None,
+) -> HeadOutputs:
+    """log p(target | hidden) and what else is asked of p = softmax(logits / temperature), all differentiable.
+
+    hidden [A, H], targets [A], temperature [A] or None, slice_ids [A, K] or "all". Only `slice_ids="all"`
+    keeps a [A, V] matrix: it is then the result.
     """
     rows = max(1, LOGITS_PER_CHUNK // int(hf.config.get_text_config().vocab_size))
     spans = [slice(i, i + rows) for i in range(0, hidden.shape[0], rows)] or [slice(0, 0)]
 
-    def chunk(h: Tensor, y: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor]:
+    def chunk(h: Tensor, y: Tensor, t: Tensor | None, k: Tensor | None) -> tuple[Tensor, ...]:
         logits = logits_of(hf, h)
         if t is not None:
             logits = logits / t[:, None]
         normaliser = logits.logsumexp(-1)
-        logp = logits.gather(-1, y[:, None]).squeeze(-1) - normaliser
-        if not entropy:
-            return logp, logp.detach()
-        p = (logits - normaliser[:, None]).exp()
-        return logp, normaliser - (p * logits).sum(-1)
+        found = [logits.gather(-1, y[:, None]).squeeze(-1) - normaliser]
+        if entropy:
+            p = (logits - normaliser[:, None]).exp()
+            found.append(normaliser - (p * logits).sum(-1))
+        if mean:
+            found.append(logits.mean(-1) - normaliser)
+        if slice_ids is not None:
+            found.append((logits if k is None else logits.gather(-1, k)) - normaliser[:, None])
+        return tuple(found)
 
     results = []
     for span in spans:
         t = None if temperature is None else temperature[span]
+        k = slice_ids[span] if isinstance(slice_ids, Tensor) else None
         if len(spans) > 1 and torch.is_grad_enabled():
-            results.append(checkpoint(chunk, hidden[span], targets[span], t, use_reentrant=False))
+            results.append(checkpoint(chunk, hidden[span], targets[span], t, k, use_reentrant=False))
         else:
-            results.append(chunk(hidden[span], targets[span], t))
-    logp = torch.cat([r[0] for r in results])
-    return logp, torch.cat([r[1] for r in results]) if entropy else None
+            results.append(chunk(hidden[span], targets[span], t, k))
+    columns = iter([torch.cat(column) for column in zip(*results, strict=True)])
+    return HeadOutputs(
+        logp=next(columns),
+        entropy=next(columns) if entropy else None,
+        mean=next(columns) if mean else None,
+        slice=next(columns) if slice_ids is not None else None,
+    )

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -22,14 +23,17 @@ from rewardlab.models.loading import (
     load_reward_model,
     same_tokenizer,
 )
-from rewardlab.pipeline.recipe import Recipe
 from rewardlab.records.run import Run
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.learned import LearnedReward
 from rewardlab.rewards.rules import NumericAnswer, TextLength
 from rewardlab.worlds.advice.world import AdviceWorld
 
-BUILT_IN: dict[str, Callable[[], Reward]] = {"numeric_answer": NumericAnswer, "length": TextLength}
+if TYPE_CHECKING:
+    from rewardlab.pipeline.recipe import Recipe
+
+BUILT_IN_REWARDS: dict[str, Callable[[], Reward]] = {"numeric_answer": NumericAnswer, "length": TextLength}
+"""Rewards that a recipe names; `gold` is the world's."""
 
 
 @dataclass
@@ -88,8 +92,8 @@ class Context:
         """
         if name == "gold":
             return self.world.gold
-        if name in BUILT_IN:
-            return BUILT_IN[name]()
+        if name in BUILT_IN_REWARDS:
+            return BUILT_IN_REWARDS[name]()
         settings = self.model_settings(name)
         file = Path(settings.path) / "reward.json"  # there if we trained it
         facts = json.loads(file.read_text()) if file.is_file() else {}

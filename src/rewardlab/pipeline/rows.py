@@ -7,25 +7,29 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from rewardlab.core.errors import UserError
 from rewardlab.core.types import Example, Pair, Prompt, Sequence
 from rewardlab.data.load import Loaded, check_disjoint, divide, read_examples, read_pairs, read_prompts
 from rewardlab.data.rendering import Rendered, render_example, render_pair, render_prompt
+from rewardlab.models.engine import Engine
 from rewardlab.pipeline.context import Context
-from rewardlab.pipeline.recipe import DPOStage, RewardStage, ScratchStage, SFTStage, StageData, TrainingStage
 from rewardlab.pipeline.seeds import derive
+from rewardlab.pipeline.stages.base import ProbeSettings, StageData, TrainingStage
+from rewardlab.rollout.sampler import SamplerSettings
 from rewardlab.training.pairs import PairRow
+from rewardlab.training.probe import Probe
 
 Row = TypeVar("Row", Example, Pair, Prompt)
 Out = TypeVar("Out")
 Load = Callable[[Context, StageData, str], Loaded[Row]]
 
 
-def examples(context: Context, stage: SFTStage, tokenizer: Any) -> tuple[list[Sequence], list[Sequence]]:
-    """Rendered training and held-out rows of an SFT stage."""
-    train_all = stage.train_on == "all"
+def examples(
+    context: Context, stage: TrainingStage, tokenizer: Any, *, train_all: bool = False
+) -> tuple[list[Sequence], list[Sequence]]:
+    """Rendered training and held-out conversations of a stage."""
 
     def render(row: Example, tally: _Tally) -> Sequence:
         return tally.add(render_example(tokenizer, row, stage.max_tokens, train_all=train_all))
@@ -33,10 +37,8 @@ def examples(context: Context, stage: SFTStage, tokenizer: Any) -> tuple[list[Se
     return _both(context, stage, load_examples, render)
 
 
-def pairs(
-    context: Context, stage: RewardStage | DPOStage, tokenizer: Any
-) -> tuple[list[PairRow], list[PairRow]]:
-    """Rendered training and held-out pairs of a preference stage."""
+def pairs(context: Context, stage: TrainingStage, tokenizer: Any) -> tuple[list[PairRow], list[PairRow]]:
+    """Rendered training and held-out pairs of a stage."""
 
     def render(pair: Pair, tally: _Tally) -> PairRow:
         chosen, rejected = render_pair(tokenizer, pair, stage.max_tokens)
@@ -60,11 +62,28 @@ def prompts(
     return gathered.rows, gathered.rendered
 
 
-def texts(context: Context, stage: ScratchStage) -> Iterator[str]:
+def probe(context: Context, settings: ProbeSettings | None, engine: Engine, stage: str) -> Probe | None:
+    """The look at held-out prompts that a policy stage takes while it trains."""
+    if settings is None:
+        return None
+    name = f"{stage}.probe"
+    asked, ids = prompts(context, settings.data, name, engine.model.tokenizer, max_tokens=1024)
+    return Probe(
+        asked,
+        ids,
+        SamplerSettings(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature),
+        [context.reward(r, engine) for r in settings.rewards],
+        seed=derive(context.recipe.seed, name),
+    )
+
+
+def texts(
+    context: Context, sources: list[StageData], name: str, kind: Literal["examples", "pairs"]
+) -> Iterator[str]:
     """The text that a new tokenizer is trained on: every turn with its role."""
-    for number, data in enumerate(stage.data):
-        use = f"{stage.name}.data.{number}"
-        if stage.text_from == "pairs":
+    for number, data in enumerate(sources):
+        use = f"{name}.data.{number}"
+        if kind == "pairs":
             pairs_ = load_pairs(context, data, use)
             conversations = [p.prompt + answer for p in pairs_.rows for answer in (p.chosen, p.rejected)]
         else:

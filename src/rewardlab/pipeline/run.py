@@ -9,31 +9,13 @@ from typing import Any
 
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.core.recipes import dump_yaml
-from rewardlab.pipeline import measuring, training
 from rewardlab.pipeline.context import Context
-from rewardlab.pipeline.recipe import (
-    AuditStage,
-    DPOStage,
-    EvaluateStage,
-    GRPOStage,
-    Recipe,
-    RewardStage,
-    ScratchStage,
-    SFTStage,
-    Stage,
-)
+from rewardlab.pipeline.recipe import Recipe
 from rewardlab.records.run import Run
 from rewardlab.reporting.report import build_report
 
-RUNNERS: dict[type[Stage], Callable[[Context, Any], dict[str, Any]]] = {
-    ScratchStage: training.run_scratch,
-    SFTStage: training.run_sft,
-    RewardStage: training.run_reward,
-    DPOStage: training.run_dpo,
-    GRPOStage: training.run_grpo,
-    AuditStage: measuring.run_audit,
-    EvaluateStage: measuring.run_evaluate,
-}
+STAGE_FACTS = ("seconds", "steps", "final")
+"""What the summary keeps of every stage; the rest of an outcome goes to its top level."""
 
 
 def run_recipe(
@@ -58,7 +40,7 @@ def run_recipe(
         outcome = record.done()
         if outcome is None:
             started = time.perf_counter()
-            outcome = {"seconds": 0.0, **RUNNERS[type(stage)](context, stage)}
+            outcome = {"seconds": 0.0, **stage.run(context)}
             outcome["seconds"] = outcome["seconds"] or time.perf_counter() - started
             outcome["warnings"] = context.take_warnings()
             record.finish(outcome)
@@ -70,6 +52,3 @@ def run_recipe(
     run.write_summary(summary)
     build_report(folder)
     return summary
-
-
-STAGE_FACTS = ("seconds", "steps", "final")

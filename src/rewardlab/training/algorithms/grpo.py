@@ -1,11 +1,12 @@
 """GRPO: sample a group of answers per prompt, push each towards how far it beats its group's mean.
 
-A_i  = r_i - mean(r in group)   [/ std, if `scale_by_std`]
+A_i  = r_i - mean(r in group)
 loss = - mean over tokens of min(ratio A, clip(ratio) A) + kl_coefficient * KL to the starting policy
 
 Papers: GRPO arXiv 2402.03300, Dr. GRPO arXiv 2503.20783 (no std), DAPO arXiv 2503.14476 (token mean,
-clip-higher). Answers whose score abstained or failed, and by default those cut by the token limit, are
-not trained on and are counted; a group of equal rewards gives exactly zero.
+clip-higher). `loss` and `advantage` choose the relatives: same sampling, other formula. Answers whose
+score abstained or failed, and by default those cut by the token limit, are not trained on and are
+counted; a group of equal rewards gives exactly zero.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from typing import Any
 
 import torch
 
-from rewardlab.core.batch import Batch, Outputs, sum_by_sequence
+from rewardlab.core.batch import Batch, Outputs, given, sum_by_sequence
+from rewardlab.core.errors import UserError
 from rewardlab.core.settings import Settings
 from rewardlab.core.types import Prompt, Rollout
 from rewardlab.data.sampler import RowSampler
 from rewardlab.models.engine import Engine, Reference
 from rewardlab.objectives import kl
-from rewardlab.objectives.advantage import group_relative
-from rewardlab.objectives.policy_gradient import Aggregation, clipped
+from rewardlab.objectives import policy_gradient as pg
+from rewardlab.objectives.advantage import AdvantageName, by_name
+from rewardlab.objectives.mismatch import MismatchSettings
 from rewardlab.objectives.reduction import Terms
 from rewardlab.records.run import StageRecord
 from rewardlab.rewards.base import Reward
@@ -43,13 +46,19 @@ class GRPOSettings(Settings):
     """The step's prompts are split into this many optimiser updates."""
     max_new_tokens: int = 64
     temperature: float = 1.0
-    scale_by_std: bool = False
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    aggregation: Aggregation = "token"
+    advantage: AdvantageName = "grpo"
+    loss: pg.LossName = "ppo"
+    loss_options: dict[str, float] = {}
+    """The loss's own knobs, such as `clip_low: 0.2`; those left out have its paper's values."""
+    aggregation: pg.Aggregation | None = None
+    """Who is averaged with whom; None takes the loss's own. `constant` divides by max_new_tokens."""
     kl_coefficient: float = 0.02
     kl_estimator: kl.Estimator = "k3"
+    kl_direction: kl.Direction = "reverse"
     kl_placement: kl.Placement = "loss"
+    entropy_coefficient: float = 0.0
+    mismatch: MismatchSettings | None = None
+    """Correct for a sampler that disagrees with the trainer; costs one more forward pass per step."""
     train_truncated: bool = False
     """Train on answers cut by the token limit too."""
 
@@ -72,15 +81,9 @@ class GRPO(Algorithm):
         observers: tuple[Reward, ...] = (),
         probe: Probe | None = None,
     ) -> None:
-        if settings.kl_coefficient:
-            kl.check(settings.kl_estimator, settings.kl_placement)
-        self.engine, self.prompts, self.ids, self.reward, self.settings = (
-            engine,
-            prompts,
-            ids,
-            reward,
-            settings,
-        )
+        _check(settings)
+        self.engine, self.prompts, self.ids = engine, prompts, ids
+        self.reward, self.settings = reward, settings
         self.record, self.observers, self.probe = record, observers, probe
         self.reference = Reference(engine)
         self.rows = RowSampler(len(prompts), settings.prompts_per_step, seed)
@@ -116,17 +119,20 @@ class GRPO(Algorithm):
         change = (batch.streams["logp_sample"] - logp_ref) * batch.action
         reward = raw
         if s.kl_coefficient and s.kl_placement == "reward":
-            per_token = kl.estimate(batch.streams["logp_sample"], logp_ref, s.kl_estimator) * batch.action
-            reward = raw - s.kl_coefficient * sum_by_sequence(per_token, batch)
-        advantage = group_relative(reward, batch.group, ok, scale_by_std=s.scale_by_std)
-        trained = ok if s.train_truncated else ok & complete
+            per_token = kl.estimate(batch.streams["logp_sample"], logp_ref, s.kl_estimator, s.kl_direction)
+            reward = raw - s.kl_coefficient * sum_by_sequence(per_token * batch.action, batch)
         action = batch.action.float()
+        advantage = by_name(s.advantage, reward, batch.group, ok, sum_by_sequence(action, batch))
+        trained = ok if s.train_truncated else ok & complete
         filled = replace(batch, reward=raw).with_streams(
             advantage=advantage[batch.seq] * action,
             weight=trained.float()[batch.seq] * action,
             logp_ref=logp_ref,
         )
-        return filled, {
+        found: dict[str, float] = {}
+        if s.mismatch:
+            filled, found = s.mismatch.apply(filled, given(self.engine.frozen_logprobs(batch).logp))
+        return pg.prepare(filled, s.loss, self.generator, s.loss_options), {
             "reward": float(raw[ok].mean()) if bool(ok.any()) else 0.0,
             "reward_std": float(raw[ok].std()) if int(ok.sum()) > 1 else 0.0,
             "equal_groups": _equal_share(advantage, batch.group),
@@ -134,6 +140,7 @@ class GRPO(Algorithm):
             "length": float(action.sum() / batch.size),
             "stop_rate": float(complete.float().mean()),
             "unscored": float((~ok).sum()),
+            **found,
             **self._observe(rollouts),
         }
 
@@ -148,14 +155,17 @@ class GRPO(Algorithm):
 
     def objective(self, out: Outputs, batch: Batch) -> Terms:
         s = self.settings
-        return clipped(
+        return pg.policy_gradient(
             out,
             batch,
-            clip_low=s.clip_low,
-            clip_high=s.clip_high,
+            loss=s.loss,
             aggregation=s.aggregation,
+            constant_length=s.max_new_tokens,
             kl_coefficient=s.kl_coefficient if s.kl_placement == "loss" else 0.0,
             kl_estimator=s.kl_estimator,
+            kl_direction=s.kl_direction,
+            entropy_coefficient=s.entropy_coefficient,
+            options=s.loss_options,
         )
 
     def evaluate(self) -> Mapping[str, float]:
@@ -166,6 +176,17 @@ class GRPO(Algorithm):
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
+
+
+def _check(s: GRPOSettings) -> None:
+    """Refuse settings that would silently do nothing or something else."""
+    pg.check_options(s.loss, s.loss_options)
+    if s.kl_coefficient:
+        kl.check(s.kl_estimator, s.kl_placement, s.kl_direction)
+    if s.mismatch and s.loss in ("vespo", "gvpo"):
+        raise UserError(f"grpo: loss {s.loss} reaches back to the sampler itself.", "Leave out `mismatch`.")
+    if s.loss == "gvpo" and s.kl_coefficient and s.kl_placement == "reward":
+        raise UserError("grpo: loss gvpo would ignore a KL in the reward.", "Set kl_placement: loss.")
 
 
 def _equal_share(advantage: torch.Tensor, group: torch.Tensor) -> float:
