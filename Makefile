@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test lint format embedded clean
+.PHONY: quickstart test lint format docs embedded clean
 
 quickstart: .venv/.ready
 	$(BIN)/rewardlab quickstart
@@ -20,6 +20,10 @@ lint: .venv/.ready
 format: .venv/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Pages that are made from the code.
+docs: .venv/.ready
+	$(BIN)/python docs/objectives.py
 
 # Rebuild the embedded checkpoints from nothing; docs/embedded.md has the time and the losses.
 embedded: .venv/.ready

@@ -136,7 +136,8 @@ def evaluate(
     ],
     prompts: Annotated[str, typer.Option(help="Prompts: a file, a hf: id, or `world`.")] = "world",
     reward: Annotated[
-        list[str] | None, typer.Option(help="Rewards: a folder or gold, length, numeric_answer.")
+        list[str] | None,
+        typer.Option(help="A reward model folder or a built-in reward."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Answers per prompt.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 128,
@@ -147,14 +148,20 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Policies side by side on the same prompts, with paired intervals."""
-    rewards = reward or ["gold"]
+    from rewardlab.pipeline.stages.evaluate import named
+
+    models = named(policies)
+    first = next(iter(models))
+    others = [r for r in reward or () if r != "gold"]
+    rewards = {"gold": "gold"} if not reward or "gold" in reward else {}
+    rewards |= {"proxy" if i == 0 else Path(r).name: r for i, r in enumerate(others)}
     stage = {
         "kind": "evaluate",
-        "policies": policies,
-        "baseline": policies[0],
-        "reference": policies[0],
-        "rewards": {Path(r).name: r for r in rewards},
-        "judge": Path(rewards[0]).name,
+        "policies": models,
+        "baseline": first,
+        "reference": first,
+        "rewards": rewards,
+        "judge": next(iter(rewards)),
         "data": {"source": prompts, "split": "heldout", "rows": 200},
         "samples_per_prompt": samples,
         "max_new_tokens": max_new_tokens,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from rewardlab.core.batch import Batch, given
 from rewardlab.core.types import Prompt, Rollout, Score
@@ -23,12 +24,21 @@ if TYPE_CHECKING:
     from rewardlab.pipeline.context import Context
 
 
+def named(value: Any) -> Any:
+    """A list of models as name -> model: a stage's output folder is called by its stage."""
+    if not isinstance(value, list):
+        return value
+    parts = [Path(p).parts for p in value]
+    names = [p[-2] if len(p) > 1 and p[-1] == "output" else p[-1] if p else "" for p in parts]
+    return {v if names.count(n) > 1 else n: v for n, v in zip(names, value, strict=True)}
+
+
 class EvaluateStage(Stage):
     """Every policy answers the same prompts with the same uniforms; every reward scores every answer."""
 
     kind: Literal["evaluate"] = "evaluate"
-    policies: list[str] = ["base"]
-    """Stage names, `base`, or model folders."""
+    policies: Annotated[dict[str, str], BeforeValidator(named)] = {"base": "base"}
+    """Name in the report -> stage name, `base` or model folder; a list names each by its stage or folder."""
     baseline: str = "base"
     """The policy that win rates and differences are against."""
     reference: str = "base"
@@ -48,26 +58,27 @@ class EvaluateStage(Stage):
     @model_validator(mode="after")
     def _names(self) -> EvaluateStage:
         if self.baseline not in self.policies:
-            raise ValueError(f"baseline {self.baseline!r} is not among the policies {self.policies}")
+            raise ValueError(f"baseline {self.baseline!r} is not among the policies {list(self.policies)}")
         if self.rewards and self.judge not in self.rewards:
             raise ValueError(f"judge {self.judge!r} is not among the rewards {list(self.rewards)}")
         return self
 
     def references(self) -> list[tuple[str, str]]:
         """Policies, the reference, and the rewards."""
-        policies = [("policies", name) for name in (*self.policies, self.reference)]
+        reference = self.policies.get(self.reference, self.reference)
+        policies = [("policies", name) for name in (*self.policies.values(), reference)]
         return [*policies, *(("rewards", name) for name in self.rewards.values())]
 
     def run(self, context: Context) -> Outcome:
         """Sample, score and compare."""
         record = context.run.stage(self.name)
         seed = derive(context.recipe.seed, self.name)
-        reference = context.policy(self.reference)
+        reference = context.policy(self.policies.get(self.reference, self.reference))
         answers: dict[str, list[Rollout]] = {}
         tokens: dict[str, list[TokenStatistics]] = {}
         scores: dict[str, dict[str, list[Score]]] = {name: {} for name in self.rewards}
-        for number, name in enumerate(self.policies):
-            engine = context.policy(name)
+        for number, (name, path) in enumerate(self.policies.items()):
+            engine = context.policy(path)
             prompts, ids = rows.prompts(
                 context, self.data, self.name, engine.model.tokenizer, self.max_tokens
             )
