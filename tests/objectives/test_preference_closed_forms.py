@@ -28,6 +28,7 @@ from rewardlab.objectives.preference import (
     preference,
     running_delta,
 )
+from rewardlab.objectives.preference.divergence import Divergence
 from rewardlab.objectives.preference.scores import pair_sums
 from rewardlab.objectives.reduction import reduce
 
@@ -314,3 +315,31 @@ def test_what_cannot_be_computed_is_refused_by_name() -> None:
 def test_settings_that_do_not_fit_together_are_refused(knobs: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PreferenceSettings.model_validate(knobs)
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "alpha"])
+def test_far_below_the_reference_a_divergence_still_has_a_slope(name: Divergence) -> None:
+    """Beyond an exponent of 30 the score is a straight line that goes on with the slope it had there."""
+    x = torch.tensor([-70.0, -200.0, -1000.0], dtype=torch.float64, requires_grad=True)
+    score = divergence_score(x, name, alpha=0.5)
+    slope = torch.autograd.grad(score.sum(), x)[0]
+    torch.testing.assert_close(slope, torch.full_like(slope, math.exp(30)))
+
+
+def test_no_gradient_flows_through_ktos_baseline() -> None:
+    batch, logp = random_pairs(1, 2, plain=True)
+    baseline = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    batch = replace(batch, parts={"desirable": torch.tensor([1.0, 0, 1, 0]), "kl_baseline": baseline})
+    total = kto(outputs(logp.requires_grad_()), batch, beta=BETA)["kto"].total
+    assert torch.autograd.grad(total, baseline, allow_unused=True)[0] is None
+
+
+def test_label_smoothing_does_not_imitate_rejected_answers() -> None:
+    batch, logp = random_pairs(1, plain=True)
+    smoothed = PreferenceSettings.model_validate({"loss": "sft", "label_smoothing": 0.3})
+    total = preference(outputs(logp.requires_grad_()), batch, smoothed)["sft"].total
+    torch.testing.assert_close(total, preference(outputs(logp), batch, CASES["sft"])["sft"].total)
+    gradient = torch.autograd.grad(total, logp)[0]
+    rejected = torch.isin(batch.seq, batch.pairs[:, 1])
+    assert (gradient[rejected] == 0).all()
+    assert (gradient[batch.action & ~rejected] < 0).all()

@@ -22,8 +22,8 @@ def divergence_score(log_ratio: Tensor, divergence: Divergence, *, alpha: float 
 
     The optimal policy has beta f'(pi / ref) = reward + a constant of the prompt, which cancels in the
     difference of two answers and nowhere else. All are 0 at the reference, with slope 1 in log u, or
-    1/2 for js. The powers of 1 / u go on along their tangent once the exponent passes 30, so that they stay finite and keep a
-    slope. TRL: `f_divergence_type`; its alpha coefficient is 1 - our alpha.
+    1/2 for js. The powers of 1 / u go on along their tangent once the exponent passes 30, so that they
+    stay finite and keep a slope. TRL: `f_divergence_type`; its alpha coefficient is 1 - our alpha.
     """
     if divergence == "reverse_kl":
         return log_ratio
