@@ -142,7 +142,7 @@ def natural_descent(policy: Tabular, loss: Callable[[int], Tensor], steps: int, 
             policy.logits -= rate * found / used.view_as(policy.logits)
 
 
-def minimise(policy: nn.Module, loss: Callable[[], Tensor], steps: int = 300) -> None:
+def minimise(policy: nn.Module, loss: Callable[[], Tensor], steps: int = 80) -> None:
     """L-BFGS to machine precision, for losses whose data does not depend on the policy."""
     lbfgs = torch.optim.LBFGS(
         policy.parameters(),

@@ -70,12 +70,11 @@ def test_expected_gradient_of_the_loss_is_the_divergences(
     torch.testing.assert_close(found, case.gradient(case.exact[direction]))
 
 
-@pytest.mark.parametrize(("estimator", "value"), [("k3", "k3"), ("k3+", "k3")])
-def test_straight_through_reports_the_value_of_k3(
-    case: Categorical, estimator: kl.Estimator, value: kl.Estimator
-) -> None:
-    found = kl.loss(case.logp, case.ref, estimator)
-    torch.testing.assert_close(found, kl.estimate(case.logp, case.ref, value))
+def test_straight_through_has_the_value_of_k3_and_the_gradient_of_k2(case: Categorical) -> None:
+    found = kl.loss(case.logp, case.ref, "k3+")
+    torch.testing.assert_close(found, kl.estimate(case.logp, case.ref, "k3"))
+    k2 = kl.estimate(case.logp, case.ref, "k2")
+    torch.testing.assert_close(case.gradient(found.sum()), case.gradient(k2.sum()))
 
 
 def test_plain_k3_in_the_loss_pulls_along_the_forward_kl(case: Categorical) -> None:
@@ -136,6 +135,14 @@ def test_finite_at_a_thousand_nats(gap: float, direction: kl.Direction, estimato
     found.backward()
     assert torch.isfinite(found).all()
     assert torch.isfinite(logp.grad).all()
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3", "k3+"])
+def test_a_token_far_below_the_reference_is_never_pushed_further_down(estimator: kl.Estimator) -> None:
+    logp = torch.tensor([-1000.0, -30.0, -1.0], requires_grad=True)
+    kl.loss(logp, torch.zeros(3), estimator).sum().backward()
+    assert (logp.grad <= 0).all()
+    assert logp.grad[2] < 0
 
 
 def test_k1_is_refused_in_the_loss_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from rewardlab.core.errors import UserError
 from rewardlab.core.types import Sequence
 from rewardlab.objectives.policy_gradient import Tokens, group_pairs, gvpo, policy_gradient, prepare
 from rewardlab.objectives.policy_gradient.covariance import covariance, select_in_band, select_largest
-from rewardlab.objectives.policy_gradient.ratio_losses import gspo, gspo_token, ppo
+from rewardlab.objectives.policy_gradient.ratio_losses import gmpo, gspo, gspo_token, ppo
 from rewardlab.objectives.policy_gradient.score_losses import dppo_kl, dppo_tv, vespo
 from rewardlab.objectives.reduction import reduce
 
@@ -57,6 +58,22 @@ def test_dual_clip_bounds_a_negative_advantage_and_leaves_the_rest() -> None:
         torch.testing.assert_close(dual, expected)
 
 
+@pytest.mark.parametrize(("advantage", "kept"), [(2.0, [-0.9, 0.2, 0.4]), (-2.0, [-0.4, 0.2, 0.9])])
+def test_gmpo_clips_each_token_on_the_side_that_the_advantage_pushes_to(
+    advantage: float, kept: list[float]
+) -> None:
+    change = torch.tensor([-0.9, 0.2, 0.9], dtype=torch.float64, requires_grad=True)
+    every = torch.ones(3, dtype=torch.bool)
+    a = torch.full((3,), advantage, dtype=torch.float64)
+    found = gmpo(Tokens(change, change, a, every, torch.zeros(3, dtype=torch.long), 1))
+    expected = -advantage * math.exp(sum(kept) / 3)
+    assert found.loss.tolist() == pytest.approx([expected] * 3)
+    slope = torch.autograd.grad(found.loss.mean(), change)[0]
+    open_ = [k == c for k, c in zip(kept, change.tolist(), strict=True)]
+    assert slope.tolist() == pytest.approx([expected / 3 * o for o in open_])
+    assert found.cut.tolist() == [not o for o in open_]
+
+
 def test_vespo_weight_is_one_on_policy_and_fades_on_both_sides() -> None:
     logs = torch.tensor([-5.0, 0.0, 3.0], dtype=torch.float64)
     x = one_token(torch.full((3,), -1.0).double(), -1.0 - logs, torch.ones(3).double())
@@ -97,7 +114,9 @@ def test_gvpo_minimiser_is_the_closed_form_optimum() -> None:
         skewed = batch.select(rows)
         skewed = replace(skewed, pairs=group_pairs(skewed.group))
         theta = torch.zeros(k, dtype=torch.float64, requires_grad=True)
-        descent = torch.optim.LBFGS([theta], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+        descent = torch.optim.LBFGS(
+            [theta], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12, tolerance_change=1e-16
+        )
 
         def closure(
             theta: torch.Tensor = theta,
@@ -155,7 +174,13 @@ def test_covariance_selection_by_hand() -> None:
         float(((advantage * logp)[:4]).mean() - advantage[:4].mean() * logp[:4].mean())
     )
     g = torch.Generator().manual_seed(0)
-    assert select_largest(advantage, logp, trained, g, share=0.5).tolist() == [True, True, False, False, False]
+    assert select_largest(advantage, logp, trained, g, share=0.5).tolist() == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
     chosen = select_in_band(advantage, logp, trained, g, share=0.25, band_low=0.5, band_high=2.0)
     assert int(chosen.sum()) == 1
     assert bool(chosen[:2].any())
