@@ -19,6 +19,11 @@ expected *gradient* is what counts, and it is not the gradient of the estimator'
 - k3 times the ratio pi / pi_old has the reverse KL's gradient; so has k2 times the detached ratio.
 - "k3+" (verl's name) is straight-through: the value of k3, the gradient of k2.
 
+On answers of several tokens a per-token KL in the loss is a partial gradient (arXiv 2506.09477): it leaves
+out how a token changes the KL of later tokens, so training does not end at ref * exp(r / beta) / Z but at
+pi(a|s) proportional to ref(a|s) exp(E_pi[r | s, a] / beta). In the reward it ends at the former. Both are
+shown on an enumerable policy in tests/exactness.
+
 d is cut at -20 where it is exponentiated (u <= 4.9e8): beyond that a token has no gradient from u.
 """
 

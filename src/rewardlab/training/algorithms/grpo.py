@@ -47,6 +47,8 @@ class GRPOSettings(Settings):
     max_new_tokens: int = 64
     temperature: float = 1.0
     advantage: AdvantageName = "grpo"
+    pass_k: int = 4
+    """The k of `advantage: pass_at_k`."""
     loss: pg.LossName = "ppo"
     loss_options: dict[str, float] = {}
     """The loss's own knobs, such as `clip_low: 0.2`; those left out have its paper's values."""
@@ -122,7 +124,8 @@ class GRPO(Algorithm):
             per_token = kl.estimate(batch.streams["logp_sample"], logp_ref, s.kl_estimator, s.kl_direction)
             reward = raw - s.kl_coefficient * sum_by_sequence(per_token * batch.action, batch)
         action = batch.action.float()
-        advantage = by_name(s.advantage, reward, batch.group, ok, sum_by_sequence(action, batch))
+        lengths = sum_by_sequence(action, batch)
+        advantage = by_name(s.advantage, reward, batch.group, ok, lengths, k=s.pass_k)
         trained = ok if s.train_truncated else ok & complete
         filled = replace(batch, reward=raw).with_streams(
             advantage=advantage[batch.seq] * action,
