@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from rewardlab.rollout.sampler import Sampler, SamplerSettings, to_rollouts
 from rewardlab.training.algorithm import Algorithm
 from rewardlab.training.algorithms.ppo_settings import PPOSettings
 from rewardlab.training.probe import Probe
+from rewardlab.training.rounds import explained_variance, shuffled_passes
 
 
 class PPO(Algorithm):
@@ -76,13 +76,8 @@ class PPO(Algorithm):
         batch, numbers = self.fill(rollouts)
         if self.record:
             self.record.write_rollouts(step + 1, rollouts)
-        n = self.settings.minibatches
-        bounds = [round(k * batch.size / n) for k in range(n + 1)]
-        pieces = []
-        for _ in range(self.settings.epochs):
-            order = torch.randperm(batch.size, generator=self.generator).tolist()
-            pieces += [batch.select(sorted(order[a:b])) for a, b in pairwise(bounds) if b > a]
-        return pieces, numbers
+        s = self.settings
+        return shuffled_passes(batch, s.epochs, s.minibatches, self.generator), numbers
 
     def fill(self, rollouts: list[Rollout]) -> tuple[Batch, dict[str, float]]:
         """Rollouts with scores -> a batch with advantage, value, return, weight and logp_ref streams."""
@@ -114,7 +109,7 @@ class PPO(Algorithm):
         )
         return filled, {
             "reward": float(raw[ok].mean()) if bool(ok.any()) else 0.0,
-            "explained_variance": _explained(value[weight > 0], returns[weight > 0]),
+            "explained_variance": explained_variance(value[weight > 0], returns[weight > 0]),
             "kl": divergence,
             "kl_coefficient": coefficient,
             "length": float(action.sum() / batch.size),
@@ -148,10 +143,3 @@ class PPO(Algorithm):
     def load_state(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
         self.kl_coefficient = float(state["kl_coefficient"])
-
-
-def _explained(value: torch.Tensor, returns: torch.Tensor) -> float:
-    """1 - var(return - value) / var(return): 1 for a perfect critic, 0 for one that says nothing."""
-    if returns.numel() < 2 or float(spread := returns.var()) == 0.0:
-        return 0.0
-    return float(1 - (returns - value).var() / spread)

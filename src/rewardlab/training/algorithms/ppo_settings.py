@@ -37,8 +37,10 @@ class PPOSettings(Settings):
     value_clip: float | None = 0.2
     """How far a value may move in a round, in units of the return; None: anywhere."""
     value_coefficient: float = 0.5
+    """Weight of the value loss. With a shared trunk it competes with the policy: where returns are far
+    from 1 in size, make it as much smaller as their square is larger."""
     kl_coefficient: float = 0.05
-    """Where the controller starts, if there is one."""
+    """Price of a nat; where the controller starts, if there is one."""
     kl_estimator: kl.Estimator = "k1"
     """k1 is for the reward only; in the loss take k2 or k3."""
     kl_placement: kl.Placement = "reward"
