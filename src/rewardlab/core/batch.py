@@ -190,6 +190,10 @@ class Outputs:
     whole vocabulary where the batch has none."""
     scores: Tensor | None = None
     """Float[N]: a reward head's value at each sequence's last real token."""
+    token_scores: Tensor | None = None
+    """Float[T]: a reward head's value at every token."""
+    values: Tensor | None = None
+    """Float[T]: a critic's value of the state in which each action was chosen; 0 elsewhere."""
 
 
 def sum_by_sequence(x: Tensor, batch: Batch) -> Tensor:

@@ -71,6 +71,19 @@ class Pair:
     place: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """An answer in steps, each with a label: data of a process reward model."""
+
+    prompt: Messages
+    steps: tuple[str, ...]
+    labels: tuple[float | None, ...]
+    """One per step: probability that the step is right; None where nobody said."""
+    id: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""
+
+
 StopReason = Literal["stop", "length", "data"]
 
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from rewardlab.core.errors import UserError
-from rewardlab.core.types import Example, Messages, Pair, Prompt
+from rewardlab.core.types import Example, Messages, Pair, Prompt, Steps
 from rewardlab.data import rows as parse
 from rewardlab.data.messages import BadRowError
 from rewardlab.data.readers import Raw, files_of, hash_files, read_files, read_hub
 from rewardlab.data.settings import DataSettings
+from rewardlab.data.steps import to_steps
 
-AnyRow = Example | Pair | Prompt
+AnyRow = Example | Pair | Prompt | Steps
 Columns = Mapping[str, str]
-Row = TypeVar("Row", Example, Pair, Prompt)
+Row = TypeVar("Row", Example, Pair, Prompt, Steps)
 
 
 @dataclass
@@ -59,6 +60,11 @@ def read_pairs(settings: DataSettings) -> Loaded[Pair]:
 def read_prompts(settings: DataSettings) -> Loaded[Prompt]:
     """Prompts, with the rest of each row as meta."""
     return _read(settings, parse.to_prompt)
+
+
+def read_steps(settings: DataSettings) -> Loaded[Steps]:
+    """Answers in steps with their labels."""
+    return _read(settings, to_steps)
 
 
 def _read(settings: DataSettings, make: Callable[[Mapping[str, Any], str, Columns], Row]) -> Loaded[Row]:
@@ -110,7 +116,7 @@ def divide(loaded: Loaded[Row], fraction: float, seed: int = 0) -> None:
 
 def _prompt_of(row: AnyRow) -> Messages:
     """What stands before the first trained message; the whole row where nothing does (plain text)."""
-    if isinstance(row, Pair):
+    if isinstance(row, Pair | Steps):
         return row.prompt
     if isinstance(row, Prompt):
         return row.messages

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from rewardlab.core.errors import UserError
-from rewardlab.core.types import Example, Message, Messages, Pair, Prompt, Sequence
+from rewardlab.core.types import Example, Message, Messages, Pair, Prompt, Sequence, Steps
 
 Span = tuple[int, int]
 MARK = "Answer5b1f0c"
@@ -108,6 +108,41 @@ def render_pair(tokenizer: Any, pair: Pair, max_tokens: int | None = None) -> tu
         _cut(tokenizer, ids, action, straddles, left, max_tokens) for ids, action, straddles in both
     )
     return chosen, rejected
+
+
+def render_steps(
+    tokenizer: Any, row: Steps, joiner: str, max_tokens: int | None = None
+) -> tuple[Rendered, list[int]]:
+    """The steps, with `joiner` between them, as one answer; and the position of each step's last token.
+
+    Positions come from the tokenizer's offsets, so no separator has to be a token of its own. Steps that
+    `max_tokens` cuts off from the right have no position, so there can be fewer positions than steps.
+    UnrenderableError: as `render_example`; a template that changes the answer's text; two steps that end in
+    one token.
+    """
+    answer = joiner.join(row.steps)
+    messages = (*row.prompt, Message("assistant", answer))
+    example = Example(messages, (*(False for _ in row.prompt), True), place=row.place)
+    ids, action, straddles = _tokens(tokenizer, example)
+    text = chat_text(tokenizer, messages, place=row.place)
+    (start, end) = _spans(tokenizer, example, text)[0][-1]
+    begin = text.find(answer, start)
+    encoded = _encode(tokenizer, text[:end])
+    before = int(ids[: len(encoded["input_ids"])] != list(encoded["input_ids"]))  # a bos put in front
+    begins = [lo for lo, _ in encoded["offset_mapping"]]
+    ends, character = [], begin
+    for step in row.steps:
+        ends.append(bisect.bisect_left(begins, character + len(step)) - 1 + before)
+        character += len(step) + len(joiner)
+    if begin < 0 or len(set(ends)) < len(ends):
+        raise UnrenderableError(
+            f"{row.place or 'a row'}: the ends of its steps cannot be told apart as tokens.",
+            "Leave the row out (`on_bad_row: skip`), or join its empty or tiny steps with others.",
+        )
+    left = _excess(tokenizer, ids, action, max_tokens)
+    rendered = _cut(tokenizer, ids, action, straddles, left, max_tokens)
+    placed = [e - rendered.cut_left for e in ends]
+    return rendered, [e for e in placed if e < len(rendered.sequence)]
 
 
 def render_prompt(tokenizer: Any, prompt: Prompt, max_tokens: int | None = None) -> list[int]:

@@ -29,6 +29,7 @@ from rewardlab.data.messages import (
 KNOWN = (
     *("prompt", "completion", "messages", "text", "transcript"),
     *("chosen", "rejected", "label", "weight", "margin"),
+    *("steps", "labels", "first_error_step"),
     *("output_1", "output_2", "preference", "response_a", "response_b"),
 )
 _COMPARISON = re.compile(r"(a|b)([<>=])\2?(a|b)")

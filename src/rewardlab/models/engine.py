@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewardlab.core.batch import Batch, Outputs, given
 from rewardlab.core.settings import Settings
@@ -60,13 +60,20 @@ class Engine:
         return states.flatten(0, 1)[layout.index]
 
     def logprobs(
-        self, batch: Batch, *, entropy: bool = False, mean: bool = False, vocabulary: bool = False
+        self,
+        batch: Batch,
+        *,
+        entropy: bool = False,
+        mean: bool = False,
+        vocabulary: bool = False,
+        value_head: nn.Linear | None = None,
     ) -> Outputs:
         """Flat log-probs (and entropies) of the actions; zero at other tokens.
 
         `logp[t]` is log p(ids[t] | its sequence before t) at the token's recorded temperature. `mean` adds
         `logp_mean` (label smoothing reads it). `vocabulary` adds `slice_logp` at the batch's `slice_ids`, or
-        over the whole vocabulary where it has none (distillation reads it).
+        over the whole vocabulary where it has none (distillation reads it). `value_head` adds `values`, what
+        this head makes of the same hidden states, in fp32.
         """
         batch = batch.to(self.model.device)
         at = batch.action.nonzero().squeeze(-1)
@@ -97,6 +104,7 @@ class Engine:
             entropy=spread(found.entropy),
             logp_mean=spread(found.mean),
             slice_logp=found.slice,
+            values=None if value_head is None else spread(value_head(hidden.float()).squeeze(-1)),
         )
 
     def scores(self, batch: Batch) -> Outputs:
@@ -104,6 +112,17 @@ class Engine:
         batch = batch.to(self.model.device)
         last = self.hidden(batch)[batch.offsets[1:] - 1]
         return Outputs(scores=self.model.hf.score(last.float()).float().squeeze(-1))
+
+    def token_scores(self, batch: Batch) -> Outputs:
+        """Reward head at every token, not only the last; fp32."""
+        hidden = self.hidden(batch.to(self.model.device))
+        return Outputs(token_scores=self.model.hf.score(hidden.float()).float().squeeze(-1))
+
+    def values(self, batch: Batch) -> Outputs:
+        """Reward head as a critic: `values[t]` is its output at token t - 1, the state in which action t was
+        chosen; 0 outside actions."""
+        batch = batch.to(self.model.device)
+        return Outputs(values=before_actions(given(self.token_scores(batch).token_scores), batch))
 
     def split(self, batch: Batch) -> list[list[int]]:
         """The sequences of each forward pass: pairs together, similar lengths together, longest first."""
@@ -154,6 +173,14 @@ class Engine:
                     ent[at] = given(out.entropy).cpu()
         return Outputs(logp=logp, entropy=ent if entropy else None)
 
+    def frozen_tokens(self, batch: Batch, compute: Callable[[Batch], Tensor | None]) -> Tensor:
+        """Float[T]: what `compute` gives per token, for a whole batch without gradient, on the CPU."""
+        found = torch.zeros(batch.ids.numel())
+        with self.frozen():
+            for rows in self.split(batch):
+                found[batch.tokens_of(rows)] = given(compute(batch.select(rows))).cpu()
+        return found
+
     def frozen_scores(self, batch: Batch) -> Tensor:
         """Float[N]: reward scores of a whole batch without gradient, on the CPU."""
         scores = torch.zeros(batch.size)
@@ -161,6 +188,11 @@ class Engine:
             for rows in self.split(batch):
                 scores[rows] = given(self.scores(batch.select(rows)).scores).cpu()
         return scores
+
+
+def before_actions(x: Tensor, batch: Batch) -> Tensor:
+    """Float[T]: at each action what x is at the token before it, the state it was chosen in; else 0."""
+    return torch.where(batch.action, x.roll(1), torch.zeros_like(x))
 
 
 class Reference:

@@ -26,6 +26,7 @@ from rewardlab.models.loading import (
 from rewardlab.records.run import Run
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.learned import LearnedReward
+from rewardlab.rewards.process import ProcessReward
 from rewardlab.rewards.rules import NumericAnswer, TextLength
 from rewardlab.worlds.advice.world import AdviceWorld
 
@@ -88,13 +89,18 @@ class Context:
     def reward(self, name: str, policy: Engine | None = None) -> Reward:
         """The world's `gold`, a built-in reward, or a trained reward model by stage name or folder.
 
-        A reward model with the policy's own tokenizer scores its ids rather than their text.
+        A reward model with the policy's own tokenizer scores its ids rather than their text; a process
+        reward model always reads text.
         """
         if name == "gold":
             return self.world.gold
         if name in BUILT_IN_REWARDS:
             return BUILT_IN_REWARDS[name]()
         settings = self.model_settings(name)
+        process = Path(settings.path) / "process.json"
+        if process.is_file():
+            judge = self.engine(load_reward_model(settings))
+            return ProcessReward(name, judge, **json.loads(process.read_text()))
         file = Path(settings.path) / "reward.json"  # there if we trained it
         facts = json.loads(file.read_text()) if file.is_file() else {}
         engine = self.engine(load_reward_model(settings))

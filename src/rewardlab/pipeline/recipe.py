@@ -16,13 +16,23 @@ from rewardlab.pipeline.stages.audit import AuditStage
 from rewardlab.pipeline.stages.dpo import DPOStage
 from rewardlab.pipeline.stages.evaluate import EvaluateStage
 from rewardlab.pipeline.stages.grpo import GRPOStage
+from rewardlab.pipeline.stages.ppo import PPOStage
+from rewardlab.pipeline.stages.process_reward import ProcessRewardStage
 from rewardlab.pipeline.stages.reward import RewardStage
 from rewardlab.pipeline.stages.scratch import ScratchStage
 from rewardlab.pipeline.stages.sft import SFTStage
 from rewardlab.worlds.advice.world import AdviceSettings
 
 AnyStage = Annotated[
-    ScratchStage | SFTStage | RewardStage | DPOStage | GRPOStage | AuditStage | EvaluateStage,
+    ScratchStage
+    | SFTStage
+    | RewardStage
+    | ProcessRewardStage
+    | DPOStage
+    | GRPOStage
+    | PPOStage
+    | AuditStage
+    | EvaluateStage,
     Field(discriminator="kind"),
 ]
 

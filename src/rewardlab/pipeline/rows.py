@@ -10,18 +10,35 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from rewardlab.core.errors import UserError
-from rewardlab.core.types import Example, Pair, Prompt, Sequence
-from rewardlab.data.load import Loaded, check_disjoint, divide, read_examples, read_pairs, read_prompts
-from rewardlab.data.rendering import Rendered, render_example, render_pair, render_prompt
+from rewardlab.core.types import Example, Pair, Prompt, Sequence, Steps
+from rewardlab.data.load import (
+    Loaded,
+    check_disjoint,
+    divide,
+    read_examples,
+    read_pairs,
+    read_prompts,
+    read_steps,
+)
+from rewardlab.data.rendering import (
+    Rendered,
+    UnrenderableError,
+    render_example,
+    render_pair,
+    render_prompt,
+    render_steps,
+)
+from rewardlab.data.steps import JOINERS, StepKind
 from rewardlab.models.engine import Engine
 from rewardlab.pipeline.context import Context
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import ProbeSettings, StageData, TrainingStage
 from rewardlab.rollout.sampler import SamplerSettings
+from rewardlab.training.algorithms.process_reward import StepRow
 from rewardlab.training.pairs import PairRow
 from rewardlab.training.probe import Probe
 
-Row = TypeVar("Row", Example, Pair, Prompt)
+Row = TypeVar("Row", Example, Pair, Prompt, Steps)
 Out = TypeVar("Out")
 Load = Callable[[Context, StageData, str], Loaded[Row]]
 
@@ -45,6 +62,24 @@ def pairs(context: Context, stage: TrainingStage, tokenizer: Any) -> tuple[list[
         return PairRow(tally.add(chosen), tally.add(rejected), pair.label, pair.weight, pair.margin)
 
     return _both(context, stage, load_pairs, render)
+
+
+def steps(
+    context: Context, stage: TrainingStage, tokenizer: Any, kind: StepKind
+) -> tuple[list[StepRow], list[StepRow]]:
+    """Rendered training and held-out answers in steps; steps beyond `max_tokens` are left out."""
+
+    def render(row: Steps, tally: _Tally) -> StepRow:
+        rendered, ends = render_steps(tokenizer, row, JOINERS[kind], stage.max_tokens)
+        labels = row.labels[: len(ends)]
+        if all(y is None for y in labels):
+            raise UnrenderableError(
+                f"{row.place}: no labelled step lies within `max_tokens`.",
+                "Raise `max_tokens`, or leave the row out (`on_bad_row: skip`).",
+            )
+        return StepRow(tally.add(rendered), tuple(ends), labels)
+
+    return _both(context, stage, load_steps, render)
 
 
 def prompts(
@@ -111,6 +146,17 @@ def load_pairs(context: Context, data: StageData, use: str) -> Loaded[Pair]:
         use,
         read_pairs,
         lambda seed: context.world.pairs(data.rows, split=data.split, seed=seed),
+    )
+
+
+def load_steps(context: Context, data: StageData, use: str) -> Loaded[Steps]:
+    """Answers in steps."""
+    return _load(
+        context,
+        data,
+        use,
+        read_steps,
+        lambda seed: context.world.steps(data.rows, split=data.split, seed=seed),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from rewardlab.core.batch import Batch, Outputs
@@ -15,8 +16,10 @@ class Algorithm(ABC):
     """Fills batches and names the objective that reads them; the loop does the rest."""
 
     engine: Engine
-    needs: Literal["logprobs", "logprobs+entropy", "scores"] = "logprobs"
+    needs: Literal["logprobs", "logprobs+entropy", "scores", "token_scores"] = "logprobs"
     """What the engine computes for the objective."""
+    learning_rates: Mapping[str, float] = MappingProxyType({})
+    """Peak learning rate of single parameters by name; the others have the optimiser settings' own."""
 
     @abstractmethod
     def batches(self, step: int) -> tuple[list[Batch], Mapping[str, float]]:
@@ -25,6 +28,14 @@ class Algorithm(ABC):
     @abstractmethod
     def objective(self, out: Outputs, batch: Batch) -> Terms:
         """Loss terms and statistics of a micro-batch."""
+
+    def compute(self, micro: Batch) -> Outputs:
+        """The engine outputs that the objective reads."""
+        if self.needs == "scores":
+            return self.engine.scores(micro)
+        if self.needs == "token_scores":
+            return self.engine.token_scores(micro)
+        return self.engine.logprobs(micro, entropy=self.needs == "logprobs+entropy")
 
     def evaluate(self) -> Mapping[str, float]:
         """Numbers on held-out data; `eval_loss` is what early stopping watches."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rewardlab.core.batch import Batch, Outputs
+from rewardlab.core.batch import Batch
 from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.core.settings import Settings
@@ -72,7 +72,7 @@ def train(
     """Train to the end, continuing from the newest sound checkpoint of this stage if there is one."""
     net = algorithm.engine.model.net
     parameters = algorithm.engine.parameters
-    adam = optimiser.build(settings.optimiser, parameters)
+    adam = optimiser.build(settings.optimiser, parameters, algorithm.learning_rates)
     at = Progressed()
     if (newest := checkpoints.latest(record.checkpoints)) is not None:
         at = _restore(newest, algorithm, adam)
@@ -83,7 +83,7 @@ def train(
             started = time.perf_counter()
             lr = optimiser.rate(settings.optimiser, at.step, settings.steps)
             for group in adam.param_groups:
-                group["lr"] = lr
+                group["lr"] = optimiser.rate(settings.optimiser, at.step, settings.steps, group["peak"])
             batches, numbers = algorithm.batches(at.step)
             metrics = dict(numbers)
             for batch in batches:
@@ -123,7 +123,7 @@ def _update(algorithm: Algorithm, batch: Batch, adam: torch.optim.AdamW, max_nor
     loss_sum, finite = 0.0, True
     for micro in engine.microbatches(batch):
         micro = micro.to(engine.model.device)
-        terms = algorithm.objective(compute(algorithm, micro), micro)
+        terms = algorithm.objective(algorithm.compute(micro), micro)
         loss = reduce(terms, counts)
         loss_sum += loss.item()
         if not math.isfinite(loss_sum):
@@ -145,13 +145,6 @@ def _update(algorithm: Algorithm, batch: Batch, adam: torch.optim.AdamW, max_nor
     return {k: v for k, v in numbers.items() if math.isfinite(v)} | {"finite": float(finite)}
 
 
-def compute(algorithm: Algorithm, micro: Batch) -> Outputs:
-    """The engine outputs that an algorithm's objective reads."""
-    if algorithm.needs == "scores":
-        return algorithm.engine.scores(micro)
-    return algorithm.engine.logprobs(micro, entropy=algorithm.needs == "logprobs+entropy")
-
-
 def mean_terms(algorithm: Algorithm, batch: Batch, prefix: str = "eval_") -> dict[str, float]:
     """The objective's terms as means over a whole held-out batch, without gradient; `<prefix>loss` too."""
     counts = batch.counts()
@@ -159,7 +152,7 @@ def mean_terms(algorithm: Algorithm, batch: Batch, prefix: str = "eval_") -> dic
     with algorithm.engine.frozen():
         for micro in algorithm.engine.microbatches(batch):
             micro = micro.to(algorithm.engine.model.device)
-            terms: Terms = algorithm.objective(compute(algorithm, micro), micro)
+            terms: Terms = algorithm.objective(algorithm.compute(micro), micro)
             sums[prefix + "loss"] = sums.get(prefix + "loss", 0.0) + reduce(terms, counts).item()
             for name, term in terms.items():
                 key = prefix + name

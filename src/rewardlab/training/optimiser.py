@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rewardlab.core.settings import Settings
+
+NO_PEAKS: Mapping[str, float] = MappingProxyType({})
 
 
 class OptimiserSettings(Settings):
@@ -30,27 +34,41 @@ class OptimiserSettings(Settings):
     """Gradients are scaled down to this global norm."""
 
 
-def rate(settings: OptimiserSettings, step: int, steps: int) -> float:
-    """Learning rate at a 0-based step: a pure function, so nothing about it needs saving."""
+def rate(settings: OptimiserSettings, step: int, steps: int, peak: float | None = None) -> float:
+    """Learning rate at a 0-based step: a pure function, so nothing about it needs saving.
+
+    `peak` takes the place of the settings' own peak.
+    """
+    peak = settings.learning_rate if peak is None else peak
     warmup = math.ceil(settings.warmup_fraction * steps)
     if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
+        return peak * (step + 1) / warmup
     if settings.schedule == "constant":
-        return settings.learning_rate
+        return peak
     done = (step - warmup) / max(1, steps - warmup)
     shape = 1 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-    return settings.learning_rate * (settings.final_fraction + (1 - settings.final_fraction) * shape)
+    return peak * (settings.final_fraction + (1 - settings.final_fraction) * shape)
 
 
-def build(settings: OptimiserSettings, parameters: dict[str, Tensor]) -> torch.optim.AdamW:
-    """The optimiser over named parameters, fused where the device has it."""
-    matrices = [p for p in parameters.values() if p.ndim >= 2]
-    others = [p for p in parameters.values() if p.ndim < 2]
+def build(
+    settings: OptimiserSettings, parameters: dict[str, Tensor], peaks: Mapping[str, float] = NO_PEAKS
+) -> torch.optim.AdamW:
+    """The optimiser over named parameters, fused where the device has it.
+
+    `peaks`: the peak learning rate of parameters that do not have the settings' own, by name. Each group
+    keeps its own as `peak`.
+    """
+    groups = []
+    for peak in dict.fromkeys([settings.learning_rate, *peaks.values()]):
+        members = [p for k, p in parameters.items() if peaks.get(k, settings.learning_rate) == peak]
+        decayed = [p for p in members if p.ndim >= 2]
+        others = [p for p in members if p.ndim < 2]
+        groups += [
+            {"params": decayed, "weight_decay": settings.weight_decay, "peak": peak},
+            {"params": others, "weight_decay": 0.0, "peak": peak},
+        ]
     return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
+        groups,
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from rewardlab.core.errors import UserError
 from rewardlab.core.settings import Settings
-from rewardlab.core.types import Example, Message, Messages, Pair, Prompt
+from rewardlab.core.types import Example, Message, Messages, Pair, Prompt, Steps
 from rewardlab.worlds.advice.gold import GoldReward, GoldSettings
 from rewardlab.worlds.advice.labeller import Labeller, LabellerSettings, Seen
 from rewardlab.worlds.advice.language import Sentence, count_words, parse, render
@@ -106,6 +106,35 @@ class AdviceWorld:
             else:
                 pairs.append(self._pair(prompt, (second, second_writer, b), (first, first_writer, a)))
         return pairs
+
+    def steps(self, n: int, *, split: Split, seed: int) -> list[Steps]:
+        """n answers cut into sentences, each labelled: 1 where the gold reward does not charge for it.
+
+        1: a right fact that was asked for, a hedge on an aspect that was asked for and is not answered.
+        0: everything else, and what says again what an earlier sentence said.
+        """
+        rng = self._rng("steps", split, seed)
+        rows = []
+        for prompt in self._prompts(n, split, "steps", seed):
+            text, writer = self._answer(prompt, self.settings.pair_mix, rng)
+            sentences = parse(text)
+            labels = self._step_labels(sentences, prompt)
+            texts = tuple(render([s]) for s in sentences)
+            id = _content_id((*prompt.messages, Message("assistant", text)))
+            meta = {**prompt.meta, "writer": writer}
+            rows.append(Steps(prompt.messages, texts, labels, id, meta, prompt.place))
+        return rows
+
+    def _step_labels(self, sentences: Sequence[Sentence], prompt: Prompt) -> tuple[float, ...]:
+        facts, asked = self._facts(prompt), set(prompt.meta["aspects"])
+        answered = {s.aspect for s in sentences if s.kind == "fact"}
+        said, labels = set(), []
+        for s in sentences:
+            right = s.kind == "fact" and facts[s.aspect] == s.value
+            honest = s.kind == "hedge" and s.aspect not in answered
+            labels.append(float((right or honest) and s.aspect in asked and s.content not in said))
+            said.add(s.content)
+        return tuple(labels)
 
     def preference(self, prompt: Prompt, a: str, b: str) -> float:
         """The true probability that the labeller prefers answer a to answer b."""

@@ -1,0 +1,145 @@
+"""PPO: sample, give every token its advantage over a learned critic, take several clipped updates.
+
+r_t    = -kl_coefficient * KL_t to the starting policy, plus the answer's score at its last action
+A_t    = sum over k >= t of (gamma lam)^(k-t) (r_k + gamma V_{k+1} - V_k);  return_t = A_t + V_t
+loss   = - mean over tokens of min(ratio A, clip(ratio) A) + value_coefficient * value loss - entropy bonus
+
+Papers: PPO arXiv 1707.06347, GAE arXiv 1506.02438, per-token KL with a controller arXiv 1909.08593. Time
+runs over actions only. Each step is a round: one sampling, then `epochs` passes over it in shuffled
+`minibatches`. Answers without a score, and by default those cut by the token limit, train neither policy nor
+critic and are counted. All updates clip the gradient of policy and critic by one common norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rewardlab.core.batch import Batch, Outputs, given, sum_by_sequence
+from rewardlab.core.types import Prompt, Rollout
+from rewardlab.data.sampler import RowSampler
+from rewardlab.models.critic import PREFIX, ActorCritic
+from rewardlab.models.engine import Reference
+from rewardlab.objectives import kl
+from rewardlab.objectives import policy_gradient as pg
+from rewardlab.objectives.advantage import at_last_action, gae
+from rewardlab.objectives.advantage.groups import batch_normalised
+from rewardlab.objectives.reduction import Terms
+from rewardlab.objectives.value import value_loss
+from rewardlab.records.run import StageRecord
+from rewardlab.rewards.base import Reward
+from rewardlab.rollout.sampler import Sampler, SamplerSettings, to_rollouts
+from rewardlab.training.algorithm import Algorithm
+from rewardlab.training.algorithms.ppo_settings import PPOSettings
+from rewardlab.training.probe import Probe
+from rewardlab.training.rounds import explained_variance, shuffled_passes
+
+
+class PPO(Algorithm):
+    """Samples, scores and fills; its state is the generator and the KL coefficient."""
+
+    engine: ActorCritic
+
+    def __init__(
+        self,
+        engine: ActorCritic,
+        prompts: list[Prompt],
+        ids: list[list[int]],
+        reward: Reward,
+        settings: PPOSettings,
+        *,
+        seed: int,
+        record: StageRecord | None = None,
+        probe: Probe | None = None,
+    ) -> None:
+        s = settings
+        self.engine, self.prompts, self.ids = engine, prompts, ids
+        self.reward, self.settings, self.record, self.probe = reward, s, record, probe
+        self.reference, self.kl_coefficient = Reference(engine), s.kl_coefficient
+        self.rows = RowSampler(len(prompts), s.prompts_per_step, seed)
+        self.generator = torch.Generator().manual_seed(seed)
+        drawn = s.model_dump(include={"samples_per_prompt", "max_new_tokens", "temperature"})
+        self.sampler = Sampler(engine, SamplerSettings(**drawn))
+        if s.critic_learning_rate is not None:
+            critic = [name for name in engine.parameters if name.startswith(PREFIX)]
+            self.learning_rates = dict.fromkeys(critic, s.critic_learning_rate)
+
+    def batches(self, step: int) -> tuple[list[Batch], Mapping[str, float]]:
+        chosen = self.rows.indices(step)
+        groups = self.sampler.sample([self.ids[i] for i in chosen], self.generator, version=step)
+        rollouts = to_rollouts([self.prompts[i] for i in chosen], groups, self.engine)
+        scores = self.reward.score(rollouts)
+        rollouts = [replace(r, score=s) for r, s in zip(rollouts, scores, strict=True)]
+        batch, numbers = self.fill(rollouts)
+        if self.record:
+            self.record.write_rollouts(step + 1, rollouts)
+        s = self.settings
+        return shuffled_passes(batch, s.epochs, s.minibatches, self.generator), numbers
+
+    def fill(self, rollouts: list[Rollout]) -> tuple[Batch, dict[str, float]]:
+        """Rollouts with scores -> a batch with advantage, value, return, weight and logp_ref streams."""
+        s, coefficient = self.settings, self.kl_coefficient
+        batch = Batch.pack([r.sequence for r in rollouts], group=[r.group for r in rollouts])
+        values = [r.score.value if r.score is not None else None for r in rollouts]
+        ok = torch.tensor([v is not None for v in values])
+        raw = torch.tensor([0.0 if v is None else v for v in values])
+        complete = torch.tensor([r.sequence.stop != "length" for r in rollouts])
+        action = batch.action.float()
+        weight = (ok if s.train_truncated else ok & complete).float()[batch.seq] * action
+        logp, logp_ref = batch.streams["logp_sample"], self.reference.logprobs(batch)
+        reward = at_last_action(raw, batch)
+        if coefficient and s.kl_placement == "reward":
+            reward = reward - coefficient * kl.estimate(logp, logp_ref, s.kl_estimator) * action
+        value = self.engine.frozen_values(batch)
+        advantage, returns = gae(reward, value, batch, gamma=s.gamma, lam=s.lam)
+        divergence = float(sum_by_sequence((logp - logp_ref) * action, batch).mean())
+        if s.kl_target is not None:
+            self.kl_coefficient = kl.adaptive(
+                coefficient, divergence, s.kl_target, samples=batch.size, horizon=s.kl_horizon
+            )
+        filled = replace(batch, reward=raw).with_streams(
+            advantage=batch_normalised(advantage, weight) if s.whiten else advantage,
+            weight=weight,
+            value=value,
+            logp_ref=logp_ref,
+            **{"return": returns},
+        )
+        return filled, {
+            "reward": float(raw[ok].mean()) if bool(ok.any()) else 0.0,
+            "explained_variance": explained_variance(value[weight > 0], returns[weight > 0]),
+            "kl": divergence,
+            "kl_coefficient": coefficient,
+            "length": float(action.sum() / batch.size),
+            "stop_rate": float(complete.float().mean()),
+            "unscored": float((~ok).sum()),
+        }
+
+    def compute(self, micro: Batch) -> Outputs:
+        return self.engine.logprobs_and_values(micro)
+
+    def objective(self, out: Outputs, batch: Batch) -> Terms:
+        s = self.settings
+        terms = pg.policy_gradient(
+            out,
+            batch,
+            kl_coefficient=self.kl_coefficient if s.kl_placement == "loss" else 0.0,
+            kl_estimator=s.kl_estimator,
+            entropy_coefficient=s.entropy_coefficient,
+            options={"clip_low": s.clip_low, "clip_high": s.clip_high},
+        )
+        return terms | value_loss(
+            given(out.values), batch, clip=s.value_clip, coefficient=s.value_coefficient
+        )
+
+    def evaluate(self) -> Mapping[str, float]:
+        return self.probe.look(self.engine) if self.probe else {}
+
+    def state(self) -> dict[str, Any]:
+        return {"generator": self.generator.get_state(), "kl_coefficient": self.kl_coefficient}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"])
+        self.kl_coefficient = float(state["kl_coefficient"])
