@@ -15,7 +15,7 @@ class Algorithm(ABC):
     """Fills batches and names the objective that reads them; the loop does the rest."""
 
     engine: Engine
-    needs: Literal["logprobs", "logprobs+entropy", "scores"] = "logprobs"
+    needs: Literal["logprobs", "logprobs+entropy", "logprobs+vocabulary", "scores"] = "logprobs"
     """What the engine computes for the objective."""
 
     @abstractmethod

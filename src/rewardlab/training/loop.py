@@ -149,7 +149,11 @@ def compute(algorithm: Algorithm, micro: Batch) -> Outputs:
     """The engine outputs that an algorithm's objective reads."""
     if algorithm.needs == "scores":
         return algorithm.engine.scores(micro)
-    return algorithm.engine.logprobs(micro, entropy=algorithm.needs == "logprobs+entropy")
+    return algorithm.engine.logprobs(
+        micro,
+        entropy=algorithm.needs == "logprobs+entropy",
+        vocabulary=algorithm.needs == "logprobs+vocabulary",
+    )
 
 
 def mean_terms(algorithm: Algorithm, batch: Batch, prefix: str = "eval_") -> dict[str, float]:
