@@ -46,14 +46,15 @@ def best_and_worst(rollouts: list[Rollout], usable: list[bool]) -> tuple[list[tu
         groups.setdefault(r.group, []).extend([i] if usable[i] else [])
     pairs = []
     for members in groups.values():
-        value = {i: _value(rollouts[i]) for i in members}
+        value = {i: value_of(rollouts[i]) for i in members}
         if not members or max(value.values()) == min(value.values()):
             continue
         pairs.append((max(members, key=lambda i: value[i]), min(members, key=lambda i: value[i])))
     return pairs, len(groups) - len(pairs)
 
 
-def _value(rollout: Rollout) -> float:
+def value_of(rollout: Rollout) -> float:
+    """The score of a rollout that is known to have one."""
     if rollout.score is None or rollout.score.value is None:
         raise ValueError("a rollout without a score cannot be ranked")
     return rollout.score.value

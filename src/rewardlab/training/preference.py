@@ -6,13 +6,14 @@ pass before the update.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
 import torch
+from torch import Tensor
 
 from rewardlab.core.batch import Batch, Outputs, given
+from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.models.engine import Engine
 from rewardlab.objectives.preference import PreferenceSettings, match, preference, running_delta
@@ -29,14 +30,16 @@ class PreferenceAlgorithm(Algorithm):
     def __init__(self, engine: Engine, settings: PreferenceSettings) -> None:
         self.engine, self.settings, self.bco_delta = engine, settings, 0.0
 
-    def update(
-        self, rows: list[PairRow], logp_ref: Tensor | None
-    ) -> tuple[list[Batch], Mapping[str, float]]:
+    def logprobs(self, batch: Batch) -> Tensor:
+        """Float[T]: the policy's log-probs as it is now, without gradient."""
+        return given(self.engine.frozen_logprobs(batch).logp)
+
+    def update(self, rows: list[PairRow], logp_ref: Tensor | None) -> tuple[list[Batch], Mapping[str, float]]:
         """One update on these pairs, and numbers to log. `logp_ref` Float[T] lies as `pack_pairs` has it."""
         batch = self.fill(rows, logp_ref)
         if "bco_pair" not in self.settings.loss or self.settings.bco_momentum is None:
             return [batch], {}
-        logp = given(self.engine.frozen_logprobs(batch).logp)
+        logp = self.logprobs(batch)
         s, k = self.settings, self.settings.bco_momentum
         self.bco_delta = running_delta(self.bco_delta, logp, batch, beta=s.beta, momentum=k, tail=s.tail)
         return [batch], {"bco_delta": self.bco_delta}
@@ -47,7 +50,7 @@ class PreferenceAlgorithm(Algorithm):
         if logp_ref is not None:
             batch = batch.with_streams(logp_ref=logp_ref)
         if self.settings.needs_whole_step:
-            batch = match(batch, given(self.engine.frozen_logprobs(batch).logp), self.settings)
+            batch = match(batch, self.logprobs(batch), self.settings)
         return batch
 
     def objective(self, out: Outputs, batch: Batch) -> Terms:
@@ -60,14 +63,24 @@ class PreferenceAlgorithm(Algorithm):
         self.bco_delta = float(state["bco_delta"])
 
 
-def reference_logprobs(engine: Engine, rows: list[PairRow], progress: Progress = NO_PROGRESS) -> list[Tensor]:
-    """For each pair, the reference's log-probs of the chosen then the rejected sequence's tokens."""
+def reference_logprobs(
+    compute: Callable[[Batch], Tensor], rows: list[PairRow], progress: Progress = NO_PROGRESS
+) -> list[Tensor]:
+    """For each pair, what `compute` gives for the chosen then the rejected sequence's tokens."""
     found: list[Tensor] = []
     with progress.task("reference log-probs", len(rows)) as task:
         for start in range(0, len(rows), PAIRS_AT_ONCE):
             batch = pack_pairs(rows[start : start + PAIRS_AT_ONCE])
-            logp = given(engine.frozen_logprobs(batch).logp)
             sizes = batch.lengths.view(-1, 2).sum(1).tolist()
-            found.extend(torch.split(logp, sizes))
+            found.extend(torch.split(compute(batch), sizes))
             task.advance(len(sizes))
     return found
+
+
+def refuse_deviation(settings: PreferenceSettings, name: str) -> None:
+    """Deviations are given with the rows of a file; pairs of own answers have none."""
+    if settings.deviation_floor is not None:
+        raise UserError(
+            f"{name}: deviation_floor is set, but pairs of own answers have no deviation.",
+            "Leave deviation_floor out, or train with `dpo` on given pairs.",
+        )

@@ -42,8 +42,8 @@ class DPO(PreferenceAlgorithm):
         self.rows, self.held_out, self.probe = rows, held_out, probe
         self.sampler = RowSampler(len(rows), pairs_per_step, seed)
         compared = settings.needs_reference
-        self.reference = reference_logprobs(engine, rows, progress) if compared else []
-        self.held_out_reference = reference_logprobs(engine, held_out, progress) if compared else []
+        self.reference = reference_logprobs(self.logprobs, rows, progress) if compared else []
+        self.held_out_reference = reference_logprobs(self.logprobs, held_out, progress) if compared else []
 
     def batches(self, step: int) -> tuple[list[Batch], Mapping[str, float]]:
         chosen = self.sampler.indices(step)
