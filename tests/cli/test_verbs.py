@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from support import save_policy
 
 from rewardlab.cli.main import main
+from support import save_policy
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rewardlab import pipeline
 from rewardlab.core.errors import UserError
 from rewardlab.core.recipes import load_settings
-from rewardlab import pipeline
 from rewardlab.pipeline.recipe import Recipe
 from rewardlab.pipeline.run import run_recipe
 

@@ -13,11 +13,17 @@ from rewardlab.models.engine import EngineSettings
 from rewardlab.models.loading import ModelSettings
 from rewardlab.pipeline.context import BUILT_IN_REWARDS
 from rewardlab.pipeline.stages.audit import AuditStage
+from rewardlab.pipeline.stages.best_of_n import BestOfNStage
+from rewardlab.pipeline.stages.distill import DistillStage
 from rewardlab.pipeline.stages.dpo import DPOStage
 from rewardlab.pipeline.stages.evaluate import EvaluateStage
 from rewardlab.pipeline.stages.grpo import GRPOStage
+from rewardlab.pipeline.stages.iterative_dpo import IterativeDPOStage
+from rewardlab.pipeline.stages.on_policy_distill import OnPolicyDistillStage
+from rewardlab.pipeline.stages.online_dpo import OnlineDPOStage
 from rewardlab.pipeline.stages.ppo import PPOStage
 from rewardlab.pipeline.stages.process_reward import ProcessRewardStage
+from rewardlab.pipeline.stages.rejection_sampling import RejectionSamplingStage
 from rewardlab.pipeline.stages.reward import RewardStage
 from rewardlab.pipeline.stages.scratch import ScratchStage
 from rewardlab.pipeline.stages.sft import SFTStage
@@ -29,10 +35,16 @@ AnyStage = Annotated[
     | RewardStage
     | ProcessRewardStage
     | DPOStage
+    | OnlineDPOStage
+    | IterativeDPOStage
     | GRPOStage
     | PPOStage
+    | RejectionSamplingStage
+    | DistillStage
+    | OnPolicyDistillStage
     | AuditStage
-    | EvaluateStage,
+    | EvaluateStage
+    | BestOfNStage,
     Field(discriminator="kind"),
 ]
 

@@ -16,7 +16,9 @@ class Algorithm(ABC):
     """Fills batches and names the objective that reads them; the loop does the rest."""
 
     engine: Engine
-    needs: Literal["logprobs", "logprobs+entropy", "scores", "token_scores"] = "logprobs"
+    needs: Literal["logprobs", "logprobs+entropy", "logprobs+vocabulary", "scores", "token_scores"] = (
+        "logprobs"
+    )
     """What the engine computes for the objective."""
     learning_rates: Mapping[str, float] = MappingProxyType({})
     """Peak learning rate of single parameters by name; the others have the optimiser settings' own."""
@@ -35,7 +37,11 @@ class Algorithm(ABC):
             return self.engine.scores(micro)
         if self.needs == "token_scores":
             return self.engine.token_scores(micro)
-        return self.engine.logprobs(micro, entropy=self.needs == "logprobs+entropy")
+        return self.engine.logprobs(
+            micro,
+            entropy=self.needs == "logprobs+entropy",
+            vocabulary=self.needs == "logprobs+vocabulary",
+        )
 
     def evaluate(self) -> Mapping[str, float]:
         """Numbers on held-out data; `eval_loss` is what early stopping watches."""

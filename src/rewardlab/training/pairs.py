@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from rewardlab.core.batch import Batch
-from rewardlab.core.types import Sequence
+from rewardlab.core.types import Rollout, Sequence
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,29 @@ def pack_pairs(rows: Rows[PairRow]) -> Batch:
         streams["margin"] = torch.tensor([r.margin or 0.0 for r in rows])
     sequences = Batch.pack([s for r in rows for s in (r.chosen, r.rejected)])
     return replace(sequences, pairs=torch.arange(2 * len(rows)).view(-1, 2), pair_streams=streams)
+
+
+def best_and_worst(rollouts: list[Rollout], usable: list[bool]) -> tuple[list[tuple[int, int]], int]:
+    """(best, worst) rollout of each group by score, and how many groups give none.
+
+    Only usable rollouts (all of them with a score) compete. A group with fewer than two of them, or whose
+    best ties with its worst, gives no pair. Between equal bests (or worsts) the first drawn is taken; they
+    are exchangeable.
+    """
+    groups: dict[int, list[int]] = {}
+    for i, r in enumerate(rollouts):
+        groups.setdefault(r.group, []).extend([i] if usable[i] else [])
+    pairs = []
+    for members in groups.values():
+        value = {i: value_of(rollouts[i]) for i in members}
+        if not members or max(value.values()) == min(value.values()):
+            continue
+        pairs.append((max(members, key=lambda i: value[i]), min(members, key=lambda i: value[i])))
+    return pairs, len(groups) - len(pairs)
+
+
+def value_of(rollout: Rollout) -> float:
+    """The score of a rollout that is known to have one."""
+    if rollout.score is None or rollout.score.value is None:
+        raise ValueError("a rollout without a score cannot be ranked")
+    return rollout.score.value

@@ -14,16 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from statistics import fmean
 from typing import Any
 
 import torch
 
 from rewardlab.core.batch import Batch, Outputs, given, sum_by_sequence
 from rewardlab.core.errors import UserError
-from rewardlab.core.settings import Settings
 from rewardlab.core.types import Prompt, Rollout
-from rewardlab.data.sampler import RowSampler
 from rewardlab.models.engine import Engine, Reference
 from rewardlab.objectives import kl
 from rewardlab.objectives import policy_gradient as pg
@@ -32,20 +29,17 @@ from rewardlab.objectives.mismatch import MismatchSettings
 from rewardlab.objectives.reduction import Terms
 from rewardlab.records.run import StageRecord
 from rewardlab.rewards.base import Reward
-from rewardlab.rollout.sampler import Sampler, SamplerSettings, to_rollouts
 from rewardlab.training.algorithm import Algorithm
+from rewardlab.training.experience import Experience, ExperienceSettings, raw_scores, summary, usable
 from rewardlab.training.probe import Probe
 
 
-class GRPOSettings(Settings):
+class GRPOSettings(ExperienceSettings):
     """Knobs of the method."""
 
     prompts_per_step: int = 8
-    samples_per_prompt: int = 8
     updates_per_step: int = 1
     """The step's prompts are split into this many optimiser updates."""
-    max_new_tokens: int = 64
-    temperature: float = 1.0
     advantage: AdvantageName = "grpo"
     pass_k: int = 4
     """The k of `advantage: pass_at_k`."""
@@ -61,12 +55,10 @@ class GRPOSettings(Settings):
     entropy_coefficient: float = 0.0
     mismatch: MismatchSettings | None = None
     """Correct for a sampler that disagrees with the trainer; costs one more forward pass per step."""
-    train_truncated: bool = False
-    """Train on answers cut by the token limit too."""
 
 
 class GRPO(Algorithm):
-    """Samples, scores and fills; keeps the sampling generator, which is part of the checkpoint."""
+    """Fills batches from scored groups of the policy's own answers."""
 
     needs = "logprobs+entropy"
 
@@ -84,28 +76,29 @@ class GRPO(Algorithm):
         probe: Probe | None = None,
     ) -> None:
         _check(settings)
-        self.engine, self.prompts, self.ids = engine, prompts, ids
-        self.reward, self.settings = reward, settings
-        self.record, self.observers, self.probe = record, observers, probe
+        self.engine, self.settings, self.probe = engine, settings, probe
+        self.experience = Experience(
+            engine,
+            prompts,
+            ids,
+            reward,
+            settings,
+            prompts_at_once=settings.prompts_per_step,
+            seed=seed,
+            record=record,
+            observers=observers,
+        )
         self.reference = Reference(engine)
-        self.rows = RowSampler(len(prompts), settings.prompts_per_step, seed)
-        self.generator = torch.Generator().manual_seed(seed)
-        drawn = settings.model_dump(include={"samples_per_prompt", "max_new_tokens", "temperature"})
-        self.sampler = Sampler(engine, SamplerSettings(**drawn))
 
     def batches(self, step: int) -> tuple[list[Batch], Mapping[str, float]]:
-        chosen = self.rows.indices(step)
-        prompts = [self.prompts[i] for i in chosen]
-        groups = self.sampler.sample([self.ids[i] for i in chosen], self.generator, version=step)
-        rollouts = to_rollouts(prompts, groups, self.engine)
-        scores = self.reward.score(rollouts)
-        rollouts = [replace(r, score=s) for r, s in zip(rollouts, scores, strict=True)]
+        rollouts = self.experience.collect(step)
         batch, numbers = self.fill(rollouts)
-        if self.record:
-            advantage = batch.streams["advantage"][batch.offsets[1:] - 1]
-            self.record.write_rollouts(step + 1, rollouts, {"advantage": advantage.tolist()})
-        n, parts = self.settings.samples_per_prompt, self.settings.updates_per_step
-        bounds = [round(k * len(chosen) / parts) * n for k in range(parts + 1)]
+        advantage = batch.streams["advantage"][batch.offsets[1:] - 1]
+        self.experience.write(step, rollouts, {"advantage": advantage.tolist()})
+        s, n = self.settings, self.settings.samples_per_prompt
+        bounds = [
+            round(k * s.prompts_per_step / s.updates_per_step) * n for k in range(s.updates_per_step + 1)
+        ]
         pieces = [list(range(a, b)) for a, b in pairwise(bounds) if b > a]
         return [batch.select(p) for p in pieces], numbers
 
@@ -113,10 +106,7 @@ class GRPO(Algorithm):
         """Rollouts with scores -> a batch with advantage, weight and logp_ref streams."""
         s = self.settings
         batch = Batch.pack([r.sequence for r in rollouts], group=[r.group for r in rollouts])
-        scores = [r.score for r in rollouts]
-        ok = torch.tensor([x is not None and x.status == "ok" for x in scores])
-        raw = torch.tensor([x.value if x is not None and x.value is not None else 0.0 for x in scores])
-        complete = torch.tensor([r.sequence.stop != "length" for r in rollouts])
+        raw, ok = raw_scores(rollouts)
         logp_ref = self.reference.logprobs(batch)
         change = (batch.streams["logp_sample"] - logp_ref) * batch.action
         reward = raw
@@ -126,35 +116,21 @@ class GRPO(Algorithm):
         action = batch.action.float()
         lengths = sum_by_sequence(action, batch)
         advantage = by_name(s.advantage, reward, batch.group, ok, lengths, k=s.pass_k)
-        trained = ok if s.train_truncated else ok & complete
         filled = replace(batch, reward=raw).with_streams(
             advantage=advantage[batch.seq] * action,
-            weight=trained.float()[batch.seq] * action,
+            weight=usable(rollouts, s).float()[batch.seq] * action,
             logp_ref=logp_ref,
         )
         found: dict[str, float] = {}
         if s.mismatch:
             filled, found = s.mismatch.apply(filled, given(self.engine.frozen_logprobs(batch).logp))
-        return pg.prepare(filled, s.loss, self.generator, s.loss_options), {
-            "reward": float(raw[ok].mean()) if bool(ok.any()) else 0.0,
-            "reward_std": float(raw[ok].std()) if int(ok.sum()) > 1 else 0.0,
+        return pg.prepare(filled, s.loss, self.experience.generator, s.loss_options), {
+            **summary(rollouts),
             "equal_groups": _equal_share(advantage, batch.group),
             "kl": float(sum_by_sequence(change, batch).mean()),
-            "length": float(action.sum() / batch.size),
-            "stop_rate": float(complete.float().mean()),
-            "unscored": float((~ok).sum()),
             **found,
-            **self._observe(rollouts),
+            **self.experience.observe(rollouts),
         }
-
-    def _observe(self, rollouts: list[Rollout]) -> dict[str, float]:
-        """Other rewards on the same answers, for the record only."""
-        found = {}
-        for reward in self.observers:
-            values = [x.value for x in reward.score(rollouts) if x.value is not None]
-            if values:
-                found[reward.name] = fmean(values)
-        return found
 
     def objective(self, out: Outputs, batch: Batch) -> Terms:
         s = self.settings
@@ -175,10 +151,10 @@ class GRPO(Algorithm):
         return self.probe.look(self.engine) if self.probe else {}
 
     def state(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state()}
+        return self.experience.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"])
+        self.experience.load_state(state)
 
 
 def _check(s: GRPOSettings) -> None:
