@@ -1,4 +1,4 @@
-"""One page from several seeds of the same recipe: python benchmarks/seeds.py RUN_FOLDER... > docs/quickstart.md
+"""One page from several seeds of a recipe: python benchmarks/seeds.py RUN... > docs/quickstart.md
 
 The unit of inference is the seed: means and t intervals are over runs, differences are paired within a run.
 Every number comes from the runs' summary.json, whose hashes are printed.
@@ -53,8 +53,8 @@ def page(folders: list[Path]) -> str:
         "",
         first["question"],
         "",
-        f"Seeds {', '.join(str(r['seed']) for r in runs)}. Intervals (95%, t) are over seeds, so with so few of "
-        "them they are wide; below are the single runs with intervals over prompts. Made by "
+        f"Seeds {', '.join(str(r['seed']) for r in runs)}. Intervals (95%, t) are over seeds, and so few give "
+        "wide ones; below are the single runs with intervals over prompts. Made by "
         "`python benchmarks/seeds.py`.",
         "",
         "| policy | " + " | ".join(METRICS.values()) + " |",

@@ -14,11 +14,11 @@ from support import save_policy
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["rewardlab", *map(str, arguments)])
-        try:
+        with pytest.raises(SystemExit) as stop:
             main()
-        except SystemExit as stop:
-            assert not stop.code, capsys.readouterr().err
-    return capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert not stop.value.code, printed.err
+    return printed.out
 
 
 def test_evaluate_two_folders_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,14 +11,14 @@ from rewardlab.core.batch import Batch, Outputs
 from rewardlab.models.engine import Engine
 from rewardlab.objectives.reduction import Terms
 
+Needs = Literal["logprobs", "logprobs+entropy", "logprobs+vocabulary", "scores", "token_scores"]
+
 
 class Algorithm(ABC):
     """Fills batches and names the objective that reads them; the loop does the rest."""
 
     engine: Engine
-    needs: Literal["logprobs", "logprobs+entropy", "logprobs+vocabulary", "scores", "token_scores"] = (
-        "logprobs"
-    )
+    needs: Needs = "logprobs"
     """What the engine computes for the objective."""
     learning_rates: Mapping[str, float] = MappingProxyType({})
     """Peak learning rate of single parameters by name; the others have the optimiser settings' own."""
