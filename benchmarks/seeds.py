@@ -53,8 +53,8 @@ def page(folders: list[Path]) -> str:
         "",
         first["question"],
         "",
-        f"Seeds {', '.join(str(r['seed']) for r in runs)}. Intervals (95%, t) are over seeds, and so few give "
-        "wide ones; below are the single runs with intervals over prompts. Made by "
+        f"Seeds {', '.join(str(r['seed']) for r in runs)}. Intervals (95%, t) are over seeds; so few "
+        "give wide ones; below are the single runs with intervals over prompts. Made by "
         "`python benchmarks/seeds.py`.",
         "",
         "| policy | " + " | ".join(METRICS.values()) + " |",
