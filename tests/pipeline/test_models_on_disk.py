@@ -61,6 +61,8 @@ def test_every_method_trains_saves_and_reloads(
             )
             torch.testing.assert_close(adapted(IDS).logits, logits, atol=1e-4, rtol=1e-4)
     folder = tmp_path / "run" / "stages" / "reward" / "output"
+    with pytest.raises(UserError, match="is a reward model"):
+        load_policy(ModelSettings(path=str(folder)))
     plain = AutoModelForSequenceClassification.from_pretrained(folder)
     score = Engine(load_reward_model(ModelSettings(path=str(folder)))).frozen_scores(
         Batch.pack([Sequence(tuple(IDS[0].tolist()), (False,) * 5)])
@@ -82,3 +84,12 @@ def test_the_stop_token_learns_even_where_it_is_the_pad_token(tmp_path: Path) ->
 def test_a_causal_model_is_not_a_reward_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="without a reward head"):
         load_reward_model(ModelSettings(path=str(save_policy(tmp_path / "model"))))
+
+
+def test_a_hub_id_that_cannot_be_reached_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the hub.\nmore")
+
+    monkeypatch.setattr("rewardlab.models.loading.AutoConfig.from_pretrained", unreachable)
+    with pytest.raises(UserError, match=r"org/name could not be loaded \(We couldn't connect to the hub\.\)"):
+        load_policy(ModelSettings(path="org/name"))

@@ -70,6 +70,24 @@ def test_a_score_depends_on_its_own_text_alone(texts: list[str], budget: int, la
     assert together == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_padding_side_of_the_tokenizer_is_irrelevant(side: str) -> None:
+    rows = [given_answer("short"), given_answer("a much longer answer than the other one")]
+    expected = [s.value for s in LearnedReward("rm", Engine(MODEL)).score(rows)]
+    padded = tiny_reward_model()
+    padded.tokenizer.padding_side = side
+    assert [s.value for s in LearnedReward("rm", Engine(padded)).score(rows)] == expected
+    hf = padded.hf  # by hand: both rows padded on this side, scored at the last real position
+    ids = [LearnedReward("rm", Engine(padded))._tokens(r).ids for r in rows]
+    batch = padded.tokenizer.pad({"input_ids": [list(i) for i in ids]}, return_tensors="pt")
+    position = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        hidden = hf.base_model(**batch, position_ids=position).last_hidden_state
+    last = [-1, -1] if side == "left" else [len(i) - 1 for i in ids]
+    by_hand = [float(hf.score(hidden[n, at])) for n, at in enumerate(last)]
+    assert by_hand == pytest.approx(expected, abs=1e-5)
+
+
 def test_sampled_ids_and_their_text_score_the_same() -> None:
     prompt = Prompt((Message("user", "Cost?"),))
     answer = "The cost is about two dollars."

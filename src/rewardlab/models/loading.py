@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,14 +126,9 @@ def _load(auto: Any, settings: ModelSettings, **kwargs: Any) -> Model:
     base = source
     if adapter.is_file():
         base = resolve(json.loads(adapter.read_text())["base_model_name_or_path"])
-    try:
+    with _loading(settings.path):
         tokenizer = AutoTokenizer.from_pretrained(source if _has_tokenizer(source) else base)
         net = auto.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa", **kwargs)
-    except OSError as error:
-        raise UserError(
-            f"model: {settings.path} could not be loaded ({str(error).splitlines()[0]}).",
-            "Give a local folder, or check the id and the connection to the hub.",
-        ) from error
     if adapter.is_file():
         net = PeftModel.from_pretrained(net, source).merge_and_unload()
     # transformers gives the pad token's embedding no gradient; where pad is eos, that would leave the
@@ -143,6 +140,18 @@ def _load(auto: Any, settings: ModelSettings, **kwargs: Any) -> Model:
     return Model(net, tokenizer, settings.path)
 
 
+@contextmanager
+def _loading(path: str) -> Iterator[None]:
+    """What the hub or the disk refuses becomes one clear message."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"model: {path} could not be loaded ({str(error).splitlines()[0]}).",
+            "Give a local folder, or check the id and the connection to the hub.",
+        ) from error
+
+
 def _has_tokenizer(folder: str) -> bool:
     return not Path(folder).is_dir() or any(
         (Path(folder) / f).is_file() for f in ("tokenizer.json", "tokenizer_config.json")
@@ -150,7 +159,15 @@ def _has_tokenizer(folder: str) -> bool:
 
 
 def load_policy(settings: ModelSettings) -> Model:
-    """A causal LM with fp32 master weights."""
+    """A causal LM with fp32 master weights.
+
+    A reward model is refused: transformers would give it a new, random language-model head.
+    """
+    if _classifies(resolve(settings.path)):
+        raise UserError(
+            f"model: {settings.path} is a reward model, not a language model.",
+            "Name an `sft` stage, a policy's folder or a Hugging Face causal LM.",
+        )
     return _load(AutoModelForCausalLM, settings)
 
 
@@ -162,8 +179,7 @@ def load_reward_model(settings: ModelSettings, *, seed: int | None = None) -> Mo
     one label loads as it is.
     """
     source = resolve(settings.path)
-    architectures = AutoConfig.from_pretrained(source).architectures or [] if _is_config(source) else []
-    fresh = not any("SequenceClassification" in a for a in architectures)
+    fresh = not _classifies(source)
     if fresh and seed is None:
         raise UserError(
             f"reward: {settings.path} is a language model without a reward head.",
@@ -178,8 +194,14 @@ def load_reward_model(settings: ModelSettings, *, seed: int | None = None) -> Mo
     return model
 
 
-def _is_config(source: str) -> bool:
-    return not Path(source).is_dir() or (Path(source) / "config.json").is_file()
+def _classifies(source: str) -> bool:
+    """Whether a folder's config says that it is a sequence classifier."""
+    file = Path(source) / "config.json"
+    found = json.loads(file.read_text()).get("architectures") if file.is_file() else None
+    if not Path(source).is_dir():
+        with _loading(source):
+            found = AutoConfig.from_pretrained(source).architectures
+    return any("SequenceClassification" in name for name in found or ())
 
 
 def add_lora(model: Model, settings: LoraSettings, *, reward_head: bool, seed: int) -> Model:
