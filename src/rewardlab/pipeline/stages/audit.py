@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rewardlab.audit import audit_reward
 from rewardlab.audit.padding import FILLER
+from rewardlab.core.types import Rollout, Score
 from rewardlab.pipeline import rows
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, Sources, Stage
@@ -36,10 +38,15 @@ class AuditStage(Stage):
             context.run.add_data(use, loaded.facts())
             pairs.extend(loaded.rows)
         of_world = all(data.source.startswith("world") for data in self.data)
-        card = audit_reward(
-            context.reward(self.reward).score,
-            pairs,
-            seed=derive(context.recipe.seed, self.name),
-            padding=FILLERS[:3] if of_world else FILLER,  # in a world, sentences that its rewards have seen
-        )
+        reward = context.reward(self.reward)
+        padding = FILLERS[:3] if of_world else FILLER  # in a world, sentences that its rewards have seen
+        answers = 2 * len(pairs) * (1 + len(padding))
+        with context.progress.task(f"{self.name}: scoring", answers) as task:
+
+            def score(rollouts: Sequence[Rollout]) -> list[Score]:
+                scores = reward.score(rollouts)
+                task.advance(len(rollouts))
+                return scores
+
+            card = audit_reward(score, pairs, seed=derive(context.recipe.seed, self.name), padding=padding)
         return {"reward_model": card}
