@@ -72,10 +72,7 @@ def page(folders: list[Path]) -> str:
     lines += ["", "Reward model on held-out topics:", "", "| | over seeds |", "|---|---|"]
     for key, label in CARD.items():
         lines.append(f"| {label} | {over_seeds([r['reward_model'][key]['estimate'] for r in runs])} |")
-    minutes = [sum(s["seconds"] for s in r["stages"]) / 60 for r in runs]
     lines += [
-        "",
-        f"Time of the stages: {', '.join(f'{m:.1f}' for m in minutes)} minutes.",
         "",
         "Sources: "
         + "; ".join(
