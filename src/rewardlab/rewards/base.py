@@ -1,11 +1,14 @@
-"""What a reward is."""
+"""What a reward is, and how settings become one."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
+from rewardlab.core.settings import Settings
 from rewardlab.core.types import Rollout, Score
+from rewardlab.models.engine import Engine
 
 
 class Reward(Protocol):
@@ -20,3 +23,23 @@ class Reward(Protocol):
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score per rollout."""
         ...
+
+
+class Resolver(Protocol):
+    """Where the settings of a reward find what they name: other rewards, policies, trained reward heads."""
+
+    def reward(self, name: str) -> Reward:
+        """A reward by name: of the recipe, built in, of a stage, or a model folder."""
+        ...
+
+    def policy(self, name: str) -> Engine:
+        """A causal LM: `base`, a stage's output or a model folder."""
+        ...
+
+
+class RewardSettings(Settings):
+    """Settings of one kind of reward. A subclass adds `kind: Literal[...]` and its knobs."""
+
+    @abstractmethod
+    def build(self, name: str, resolver: Resolver) -> Reward:
+        """The reward, under the name that its scores are logged with."""

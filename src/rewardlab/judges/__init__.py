@@ -1,0 +1,1 @@
+"""Judges: anything that compares two answers to one prompt."""
