@@ -10,7 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BloomConfig,
     LlamaConfig,
+    MistralConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -78,6 +80,35 @@ def tiny_reward_model(family: Literal["llama", "qwen3"] = "llama", seed: int = 0
     config.num_labels = 1
     torch.manual_seed(seed)
     return Model(AutoModelForSequenceClassification.from_config(config).eval(), tokenizer, "test")
+
+
+def windowed() -> Model:
+    """Every token sees five tokens, itself included."""
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=5,
+        initializer_range=0.2,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return Model(AutoModelForCausalLM.from_config(config).eval(), tokenizer, "test")
+
+
+def of_its_own() -> Model:
+    """Bloom computes its attention itself, with position biases: no plan reaches it."""
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = BloomConfig(
+        vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=4, initializer_range=0.2,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return Model(AutoModelForCausalLM.from_config(config).eval(), tokenizer, "test")
 
 
 def save_policy(folder: Path, family: Literal["llama", "qwen3"] = "llama", seed: int = 0) -> Path:

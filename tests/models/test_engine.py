@@ -13,7 +13,7 @@ from rewardlab.models.engine import Engine, EngineSettings
 from rewardlab.models.loading import Model
 from support import tiny_policy, tiny_reward_model
 
-LAYOUTS = ("padded", "packed")
+LAYOUTS = ("padded", "packed", "tree", "auto")
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen3"])
@@ -92,10 +92,11 @@ def test_layout_and_split_change_neither_values_nor_gradients(
 def test_chunked_head_equals_the_whole_one(policy: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = random_batch([12, 5, 8], seed=3)
     whole = gradients(Engine(policy), batch)
-    monkeypatch.setattr("rewardlab.models.head.LOGITS_PER_CHUNK", 200)
-    chunked = gradients(Engine(policy), batch)
-    for a, b in zip((whole[0], whole[1], *whole[2]), (chunked[0], chunked[1], *chunked[2]), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    for name in ("LOGITS_KEPT", "LOGITS_PER_CHUNK", "BLOCK"):
+        monkeypatch.setattr(f"rewardlab.models.head.{name}", 400)
+        chunked = gradients(Engine(policy), batch)
+        for a, b in zip((whole[0], whole[1], *whole[2]), (chunked[0], chunked[1], *chunked[2]), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 def test_temperature_divides_the_logits(policy: Model) -> None:

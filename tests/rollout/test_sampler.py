@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from rewardlab.core.batch import Batch
 from rewardlab.models.engine import Engine, EngineSettings
+from rewardlab.models.loading import Model
+from rewardlab.rollout.draw import draw as inverse_cdf
 from rewardlab.rollout.sampler import Sampler, SamplerSettings
-from support import tiny_policy
+from support import of_its_own, tiny_policy, windowed
 
 PROMPTS = [[5, 9, 11], [7, 8, 9, 10, 11, 12, 13], [40]]
 
@@ -89,3 +95,46 @@ def test_greedy_takes_the_most_likely_token(engine: Engine) -> None:
     with torch.no_grad():
         best = int(engine.model.net(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1].argmax())
     assert group[0].ids[len(PROMPTS[0])] == best
+
+
+def test_short_answers_do_not_wait_and_places_are_given_to_the_next(engine: Engine) -> None:
+    """Far more answers than places: each place is used again as soon as its answer ends."""
+    wide = draw(engine, samples_per_prompt=20, max_new_tokens=30, rows_per_batch=1000)
+    narrow = draw(engine, samples_per_prompt=20, max_new_tokens=30, rows_per_batch=7)
+    assert [[s.ids for s in g] for g in narrow] == [[s.ids for s in g] for g in wide]
+    assert len({len(s) for g in wide for s in g}) > 3  # they really end at different times
+
+
+@pytest.mark.parametrize("make", [windowed, of_its_own])
+def test_other_kinds_of_attention_are_sampled_from_rightly(make: Callable[[], Model]) -> None:
+    other = Engine(make())
+    for rows in (5, 100):
+        batch = Batch.pack([s for g in draw(other, rows_per_batch=rows) for s in g])
+        torch.testing.assert_close(
+            other.frozen_logprobs(batch).logp, batch.streams["logp_sample"], atol=1e-5, rtol=0
+        )
+
+
+@settings(deadline=None, max_examples=30)
+@given(size=st.integers(1, 900), rows=st.integers(1, 5), seed=st.integers(0, 999), sharp=st.floats(0, 60))
+def test_a_draw_is_the_inverse_of_the_cumulative_distribution(
+    size: int, rows: int, seed: int, sharp: float
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, size, generator=g) * sharp
+    u = torch.rand(rows, generator=g, dtype=torch.float64)
+    token, logp = inverse_cdf(logits, u, 1.0)
+    p = logits.double().softmax(-1)
+    cdf = p.cumsum(-1)
+    below = cdf.gather(1, token[:, None]).squeeze(1) - p.gather(1, token[:, None]).squeeze(1)
+    assert bool((below <= u + 1e-5).all())
+    assert bool((u <= below + p.gather(1, token[:, None]).squeeze(1) + 1e-5).all())
+    expected = logits.log_softmax(-1).gather(1, token[:, None]).squeeze(1)
+    torch.testing.assert_close(logp, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("u", [0.0, 1.0 - 2**-53])
+def test_the_ends_of_the_line_give_tokens_with_probability(u: float) -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]])
+    token, _ = inverse_cdf(logits, torch.tensor([u], dtype=torch.float64), 1.0)
+    assert int(token) in (1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -13,16 +14,21 @@ from torch import Tensor, nn
 
 from rewardlab.core.batch import Batch, Outputs, given
 from rewardlab.core.settings import Settings
+from rewardlab.models import attention
+from rewardlab.models.allocator import keep_freed_memory
+from rewardlab.models.attention import Plan
 from rewardlab.models.head import token_logprobs
-from rewardlab.models.layouts import LAYOUTS, LayoutName
+from rewardlab.models.layouts import LAYOUTS, Layout, LayoutName
 from rewardlab.models.loading import Model
+from rewardlab.models.passes import choose, split
 
 
 class EngineSettings(Settings):
     """How batches are computed. None of these changes a result beyond rounding."""
 
-    layout: LayoutName = "padded"
-    """`padded`: rows of similar length; `packed`: one row with a block-diagonal mask."""
+    layout: LayoutName = "auto"
+    """`padded`: a row per sequence; `packed`: no padding; `tree`: also shared prompts only once; `auto`: tree
+    where it saves work, else packed, and padded for networks whose attention cannot be told who sees whom."""
     tokens_per_microbatch: int = 2048
     """Upper bound of tokens (padding included) in one forward pass; a longer sequence goes alone."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -35,6 +41,8 @@ class Engine:
     def __init__(self, model: Model, settings: EngineSettings | None = None) -> None:
         self.model = model
         self.settings = settings or EngineSettings()
+        if model.device.type == "cpu":
+            keep_freed_memory()
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -43,21 +51,89 @@ class Engine:
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision context of every forward pass, shared with the sampler."""
-        enabled = self.settings.precision == "bf16"
+        enabled = self.dtype is torch.bfloat16
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=enabled)
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """Float[T, H]: the backbone's last hidden state of every token."""
-        layout = LAYOUTS[self.settings.layout](batch)
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the backbone's matrix products."""
+        return torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
+
+    @cached_property
+    def plans(self) -> bool:
+        """Whether the network's attention follows a plan: it is tried once, on two short sequences.
+
+        A network with attention of its own, a recurrence, or attention dropout does not; its batches are
+        padded and masked as transformers does.
+        """
+        hf = self.model.hf
+        config = hf.config.get_text_config()
+        if getattr(config, "attention_dropout", 0.0):
+            return False
+        ids = torch.arange(7) % config.vocab_size
+        batch = Batch(ids, torch.tensor([0, 4, 7]), torch.zeros(7, dtype=torch.bool)).to(self.model.device)
+        exact = copy.copy(self)  # in bf16 the two ways differ by more than a wrong one might
+        exact.settings = self.settings.model_copy(update={"precision": "fp32"})
+        before = hf.config._attn_implementation
+        with self.frozen():
+            masked = exact._masked(batch)
+            try:
+                hf.set_attn_implementation(attention.NAME)
+                planned = exact._backbone(LAYOUTS["packed"](batch))
+                if torch.allclose(planned, masked, rtol=1e-4, atol=1e-4 * float(masked.abs().max())):
+                    return True
+            except (TypeError, ValueError, RuntimeError):
+                pass  # it takes no plan
+        hf.set_attn_implementation(before)
+        return False
+
+    def states(self, ids: Tensor, position: Tensor, plan: Plan) -> Tensor:
+        """Float[B, L, H]: the last hidden states of Long[B, L] ids at these positions, attending as planned.
+
+        A mask of four axes is passed on untouched by transformers; no one reads it.
+        """
+        with self.autocast():
+            out = self.model.hf.base_model(
+                input_ids=ids,
+                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
+                position_ids=position,
+                use_cache=False,
+                plan=plan,
+            )
+        states: Tensor = out.last_hidden_state
+        return states
+
+    def _backbone(self, layout: Layout) -> Tensor:
+        """Float[B * L, H] of a planned pass."""
+        return self.states(layout.input_ids, layout.position_ids, layout.plan).flatten(0, 1)
+
+    def _masked(self, batch: Batch) -> Tensor:
+        """Float[T, H] by padded rows and a mask, for any network."""
+        layout = LAYOUTS["padded"](batch)
+        columns = torch.arange(layout.input_ids.shape[1], device=batch.ids.device)
         with self.autocast():
             out = self.model.hf.base_model(
                 input_ids=layout.input_ids,
-                attention_mask=layout.attention_mask,
+                attention_mask=(columns[None] < batch.lengths[:, None]).long(),
                 position_ids=layout.position_ids,
                 use_cache=False,
             )
         states: Tensor = out.last_hidden_state
         return states.flatten(0, 1)[layout.index]
+
+    def layout(self, batch: Batch) -> LayoutName:
+        """The layout that this batch will have."""
+        if self.settings.layout != "auto":
+            return self.settings.layout
+        return choose(batch) if self.plans else "padded"
+
+    def hidden(self, batch: Batch, at: Tensor | None = None) -> Tensor:
+        """Float[T, H]: the backbone's last hidden state of every token, or of the flat positions `at`."""
+        if not self.plans:
+            states = self._masked(batch)
+            return states if at is None else states[at]
+        layout = LAYOUTS[self.layout(batch)](batch)
+        return self._backbone(layout).index_select(0, layout.index if at is None else layout.index[at])
 
     def logprobs(
         self,
@@ -80,7 +156,7 @@ class Engine:
         temperature = batch.streams.get("temperature")
         if temperature is not None:
             temperature = temperature[at]
-        hidden = self.hidden(batch)[at - 1]
+        hidden = self.hidden(batch, at - 1)
         slice_ids: Tensor | Literal["all"] | None = None
         if vocabulary:
             slice_ids = batch.action_streams.get("slice_ids", "all")
@@ -110,7 +186,7 @@ class Engine:
     def scores(self, batch: Batch) -> Outputs:
         """Reward head at each sequence's last real token, found by length; fp32."""
         batch = batch.to(self.model.device)
-        last = self.hidden(batch)[batch.offsets[1:] - 1]
+        last = self.hidden(batch, batch.offsets[1:] - 1)
         return Outputs(scores=self.model.hf.score(last.float()).float().squeeze(-1))
 
     def token_scores(self, batch: Batch) -> Outputs:
@@ -125,25 +201,8 @@ class Engine:
         return Outputs(values=before_actions(given(self.token_scores(batch).token_scores), batch))
 
     def split(self, batch: Batch) -> list[list[int]]:
-        """The sequences of each forward pass: pairs together, similar lengths together, longest first."""
-        members: dict[int, list[int]] = {i: [i] for i in range(batch.size)}
-        for a, b in batch.pairs.tolist():
-            if members[a] is not members[b]:
-                members[a].extend(members[b])
-                for i in members[b]:
-                    members[i] = members[a]
-        units = list({id(m): m for m in members.values()}.values())
-        lengths = batch.lengths.tolist()
-        units.sort(key=lambda unit: -max(lengths[i] for i in unit))
-        passes: list[list[int]] = [[]]
-        width = 0
-        for unit in units:
-            width = max([width, *(lengths[i] for i in unit)])
-            if passes[-1] and width * (len(passes[-1]) + len(unit)) > self.settings.tokens_per_microbatch:
-                passes.append([])
-                width = max(lengths[i] for i in unit)
-            passes[-1].extend(unit)
-        return passes
+        """The sequences of each forward pass: pairs together, families together, longest first."""
+        return split(batch, self.layout(batch), self.settings.tokens_per_microbatch)
 
     def microbatches(self, batch: Batch) -> Iterator[Batch]:
         """The forward passes of one step."""

@@ -1,7 +1,7 @@
-"""How a flat batch is laid out for the network: padded rows or one packed row.
+"""How a flat batch is laid out for the network. All layouts give the same numbers; only cost differs.
 
-Both give the same numbers; only cost differs. A layout holds the network's inputs and `index`, the
-place of every flat token in the network's [B, L] output.
+padded: one row per sequence. packed: all sequences end to end in one row, none sees another. tree: as packed,
+but the prompt that several answers share stands there once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from rewardlab.core.batch import Batch
+from rewardlab.models.attention import Causal, Forest, Plan, Tree
 
-LayoutName = Literal["padded", "packed"]
+LayoutName = Literal["auto", "padded", "packed", "tree"]
 
 
 @dataclass(frozen=True)
@@ -25,42 +26,93 @@ class Layout:
     """Long[B, L]."""
     position_ids: Tensor
     """Long[B, L]."""
-    attention_mask: Tensor | None
-    """Bool[B, L] (true: real token), or Bool[1, 1, T, T] (true: may attend), or None (causal)."""
+    plan: Plan
+    """Who attends to whom."""
     index: Tensor
-    """Long[T]: flat token t stands at row index[t] // L, column index[t] % L."""
+    """Long[T]: flat token t stands at row index[t] // L, column index[t] % L; several may share a place."""
+
+
+def families(batch: Batch) -> list[list[int]]:
+    """Sequences that start alike by design: answers of a group, chosen and rejected of a pair; else alone."""
+    if not batch.group.numel():
+        return joined_by_pairs(batch)
+    found: dict[int, list[int]] = {}
+    for i, g in enumerate(batch.group.tolist()):
+        found.setdefault(g, []).append(i)
+    return list(found.values())
+
+
+def joined_by_pairs(batch: Batch) -> list[list[int]]:
+    """Sequences joined by pairs, directly or through others; the rest alone."""
+    members = {i: [i] for i in range(batch.size)}
+    for a, b in batch.pairs.tolist():
+        if members[a] is not members[b]:
+            members[a].extend(members[b])
+            for i in members[b]:
+                members[i] = members[a]
+    return list({id(m): m for m in members.values()}.values())
+
+
+def common_prefix(batch: Batch, family: list[int]) -> int:
+    """Tokens that all of these sequences start with, but never the whole of one; 0 for a single sequence."""
+    if len(family) < 2:
+        return 0
+    offsets, lengths = batch.offsets.tolist(), batch.lengths.tolist()
+    size = min(lengths[i] for i in family) - 1
+    rows = torch.stack([batch.ids[offsets[i] : offsets[i] + size] for i in family])
+    alike = (rows == rows[0]).all(0)
+    return int(alike.long().cumprod(0).sum())
 
 
 def padded(batch: Batch) -> Layout:
-    """One row per sequence, padded on the right.
+    """One row per sequence, padded on the right with id 0.
 
     With causal attention a token never sees the padding behind it, so what the padding holds is
-    irrelevant; id 0 is used, and nothing is ever found by comparing with a pad id.
+    irrelevant, and nothing is ever found by comparing with a pad id.
     """
-    lengths = batch.lengths
-    width = int(lengths.max())
+    width = int(batch.lengths.max())
     position = torch.arange(batch.ids.numel(), device=batch.ids.device) - batch.offsets[:-1][batch.seq]
     index = batch.seq * width + position
     ids = batch.ids.new_zeros(batch.size * width)
     ids[index] = batch.ids
     columns = torch.arange(width, device=batch.ids.device)
-    mask = columns[None] < lengths[:, None]
-    return Layout(
-        ids.view(batch.size, width),
-        columns.expand(batch.size, width),
-        None if bool((lengths == width).all()) else mask,
-        index,
-    )
+    return Layout(ids.view(batch.size, width), columns.expand(batch.size, width), Causal(), index)
 
 
 def packed(batch: Batch) -> Layout:
-    """All sequences in one row, with a block-diagonal causal mask and positions that restart."""
-    tokens = torch.arange(batch.ids.numel(), device=batch.ids.device)
-    seq = batch.seq
-    same = seq[:, None] == seq[None, :]
-    causal = tokens[:, None] >= tokens[None, :]
-    position = tokens - batch.offsets[:-1][seq]
-    return Layout(batch.ids[None], position[None], (same & causal)[None, None], tokens)
+    """All sequences in one row; positions restart with each."""
+    position = torch.arange(batch.ids.numel(), device=batch.ids.device) - batch.offsets[:-1][batch.seq]
+    starts, lengths = batch.offsets.tolist(), batch.lengths.tolist()
+    trees = [Tree(start, 0, start, (length,)) for start, length in zip(starts[:-1], lengths, strict=True)]
+    index = torch.arange(batch.ids.numel(), device=batch.ids.device)
+    return Layout(batch.ids[None], position[None], Forest(trees, position), index)
 
 
-LAYOUTS = {"padded": padded, "packed": packed}
+def tree(batch: Batch) -> Layout:
+    """The prefixes that families share, one behind another, then all branches, family by family."""
+    starts, lengths = batch.offsets.tolist(), batch.lengths.tolist()
+    related = families(batch)
+    shared = [common_prefix(batch, family) for family in related]
+    index = torch.empty(batch.ids.numel(), dtype=torch.long)
+    source: list[Tensor] = []  # flat tokens in the order of the stream
+    at, first = 0, sum(shared)
+    trees: list[Tree] = []
+    for family, prefix in zip(related, shared, strict=True):
+        branches = tuple(lengths[i] - prefix for i in family)
+        trees.append(Tree(at, prefix, first, branches))
+        source.append(torch.arange(starts[family[0]], starts[family[0]] + prefix))
+        for i in family:
+            index[starts[i] : starts[i] + prefix] = torch.arange(at, at + prefix)
+        at, first = at + prefix, first + sum(branches)
+    for family, prefix in zip(related, shared, strict=True):
+        for i in family:
+            branch = torch.arange(starts[i] + prefix, starts[i] + lengths[i])
+            source.append(branch)
+            index[branch] = torch.arange(at, at + branch.numel())
+            at += branch.numel()
+    taken = torch.cat(source).to(batch.ids.device)
+    position = taken - batch.offsets[:-1][batch.seq][taken]
+    return Layout(batch.ids[taken][None], position[None], Forest(trees, position), index.to(batch.ids.device))
+
+
+LAYOUTS = {"padded": padded, "packed": packed, "tree": tree}

@@ -1,0 +1,274 @@
+"""Attention over a flat token stream: tokens attend within their own segment and to a shared prefix.
+
+Every network of `transformers` that takes its attention from the library's interface can be given a plan
+with the call; without one it behaves as its `sdpa` implementation. Nothing is padded but short segments
+beside longer ones of the same bucket, and a prefix that several segments share is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "rewardlab"
+"""The attention implementation's name in `transformers`."""
+WASTE = 0.15
+"""Share of padding up to which segments of unlike length attend in one call."""
+
+
+class Plan(Protocol):
+    """Who attends to whom in one forward pass."""
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None
+    ) -> Tensor:
+        """[B, heads, L, D] from queries of this shape; keys and values may have fewer heads. `layer` counts
+        the layers; `window`: a token sees this many tokens at most, itself included."""
+        ...
+
+
+@dataclass(frozen=True)
+class Causal:
+    """Rows padded on the right, each causal in itself: no real token ever sees the padding behind it."""
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None
+    ) -> Tensor:
+        gqa = q.shape[1] != k.shape[1]
+        if window is None or window >= q.shape[2]:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=gqa)
+        i = torch.arange(q.shape[2], device=q.device)
+        distance = i[:, None] - i[None, :]
+        mask = (distance >= 0) & (distance < window)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A prefix and the branches that continue it; the branches lie one behind another in the stream."""
+
+    start: int
+    """Where the prefix begins in the stream."""
+    prefix: int
+    """Tokens that all branches share; may be 0."""
+    first: int
+    """Where the first branch begins."""
+    branches: tuple[int, ...]
+    """Tokens of each branch."""
+
+    def segments(self) -> list[tuple[int, int]]:
+        """(start, length) of the prefix, if there is one, and of each branch."""
+        found = [(self.start, self.prefix)] if self.prefix else []
+        at = self.first
+        for length in self.branches:
+            found.append((at, length))
+            at += length
+        return found
+
+
+class Forest:
+    """The plan of a stream [1, T] of trees.
+
+    On the CPU each segment attends to itself with the flash kernel, several segments of like length in one
+    call, and all branches of a tree attend to its prefix in one more. The two partial results are joined
+    through their log-normalisers, as in ring attention (Liu et al. 2023, arXiv 2310.01889), which is exact.
+    Elsewhere, or with a window, each tree is one call with a mask.
+    """
+
+    def __init__(self, trees: Sequence[Tree], position: Tensor) -> None:
+        self.trees = trees
+        self.position = position
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None
+    ) -> Tensor:
+        if window is not None and window > int(self.position.max()):
+            window = None
+        if q.device.type == "cpu" and window is None:
+            # The CPU's flash kernel is slower in bf16 than in fp32, and less exact.
+            rows = [x[0].to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v)]
+            joined: Tensor = _Joined.apply(*rows, self, scale)  # type: ignore[no-untyped-call]
+            return joined[None].to(q.dtype)
+        out = torch.empty_like(q)
+        for tree in self.trees:
+            at, mask = self._mask(tree, window)
+            out[:, :, at] = F.scaled_dot_product_attention(
+                q[:, :, at],
+                k[:, :, at],
+                v[:, :, at],
+                attn_mask=mask,
+                scale=scale,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )
+        return out
+
+    def _mask(self, tree: Tree, window: int | None) -> tuple[Tensor, Tensor]:
+        """Stream positions of a tree's tokens and Bool[n, n], who sees whom."""
+        segments = tree.segments()
+        at = torch.cat([torch.arange(start, start + length) for start, length in segments])
+        segment = torch.arange(len(segments)).repeat_interleave(torch.tensor([n for _, n in segments]))
+        order = torch.arange(at.numel())
+        mask = (segment[:, None] == segment[None, :]) | (order < tree.prefix)[None, :]
+        mask &= order[:, None] >= order[None, :]
+        if window is not None:
+            position = self.position.cpu()[at]
+            mask &= position[:, None] - position[None, :] < window
+        device = self.position.device
+        return at.to(device), mask.to(device)
+
+    @cached_property
+    def buckets(self) -> list[Bucket]:
+        """Segments of like length, which attend in one call."""
+        segments = sorted((s for tree in self.trees for s in tree.segments()), key=lambda s: (-s[1], s[0]))
+        found: list[list[tuple[int, int]]] = []
+        real = 0
+        for start, length in segments:
+            if found and real + length >= (1 - WASTE) * found[-1][0][1] * (len(found[-1]) + 1):
+                found[-1].append((start, length))
+                real += length
+            elif length:
+                found.append([(start, length)])
+                real = length
+        return [Bucket.of(bucket) for bucket in found]
+
+    @cached_property
+    def crossings(self) -> list[tuple[slice, slice]]:
+        """(branches, prefix) of each tree that has both."""
+        found = []
+        for tree in self.trees:
+            end = tree.first + sum(tree.branches)
+            if tree.prefix and end > tree.first:
+                found.append((slice(tree.first, end), slice(tree.start, tree.start + tree.prefix)))
+        return found
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """n segments of at most L tokens, as rows of one call."""
+
+    shape: tuple[int, int]
+    """n, L."""
+    start: int | None
+    """Where they begin, if all have L tokens and lie end to end: then nothing need be copied."""
+    index: Tensor
+    """Long[n, L]: their tokens in the stream, the last one again in place of padding."""
+    real: Tensor | None
+    """Bool[n, L]: no padding; None where there is none."""
+
+    @staticmethod
+    def of(segments: list[tuple[int, int]]) -> Bucket:
+        """From (start, length) of each."""
+        starts = torch.tensor([s for s, _ in segments])[:, None]
+        lengths = torch.tensor([n for _, n in segments])[:, None]
+        width = int(lengths.max())
+        column = torch.arange(width)[None]
+        index = starts + column.minimum(lengths - 1)
+        real = column < lengths
+        full = bool(real.all())
+        first = segments[0][0]
+        endless = full and bool((index.flatten() == torch.arange(index.numel()) + first).all())
+        return Bucket((len(segments), width), first if endless else None, index, None if full else real)
+
+    def take(self, x: Tensor) -> Tensor:
+        """[n, heads, L, ...] of a stream [heads, T, ...]."""
+        if self.start is None:
+            return x[:, self.index].transpose(0, 1)
+        n, width = self.shape
+        return x[:, self.start : self.start + n * width].unflatten(1, (n, width)).transpose(0, 1)
+
+    def put(self, x: Tensor, stream: Tensor) -> None:
+        """Write [n, heads, L, ...] to its places in a stream [heads, T, ...], padding left out."""
+        x = x.transpose(0, 1)
+        if self.start is not None:
+            n, width = self.shape
+            stream[:, self.start : self.start + n * width].unflatten(1, (n, width)).copy_(x)
+        elif self.real is None:
+            stream[:, self.index] = x
+        else:
+            stream[:, self.index[self.real]] = x[:, self.real]
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class _Joined(torch.autograd.Function):
+    """Attention of a forest: [heads, T, D] from queries, keys, values of that shape.
+
+    With all keys' log-normaliser and output at hand, the backward of attention to any part of the keys is
+    right by itself, so the parts need not be joined again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, forest: Forest, scale: float | None) -> Tensor:
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        norm = torch.empty(q.shape[:2], dtype=q.dtype)
+        for bucket in forest.buckets:
+            o, n = _flash(*(bucket.take(x) for x in (q, k, v)), is_causal=True, scale=scale)
+            bucket.put(o, out)
+            bucket.put(n, norm)
+        for branches, prefix in forest.crossings:
+            o, n = _flash(q[None, :, branches], k[None, :, prefix], v[None, :, prefix], scale=scale)
+            own = norm[:, branches]
+            both = torch.logaddexp(own, n[0])
+            out[:, branches].mul_((own - both).exp()[..., None]).add_(o[0] * (n[0] - both).exp()[..., None])
+            norm[:, branches] = both
+        ctx.save_for_backward(q, k, v, out, norm)
+        ctx.forest, ctx.scale = forest, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, norm = ctx.saved_tensors
+        g = grads[0]
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for bucket in ctx.forest.buckets:
+            part, *rows, n = (bucket.take(x) for x in (g, q, k, v, out, norm))
+            if bucket.real is not None:
+                part = part * bucket.real[:, None, :, None]  # what stands in for padding gives nothing back
+            found = _flash_backward(part, *rows, n, 0.0, True, scale=ctx.scale)
+            for total, x in zip((dq, dk, dv), found, strict=True):
+                bucket.put(x, total)
+        for branches, prefix in ctx.forest.crossings:
+            found = _flash_backward(
+                g[None, :, branches],
+                q[None, :, branches],
+                k[None, :, prefix],
+                v[None, :, prefix],
+                out[None, :, branches],
+                norm[None, :, branches],
+                0.0,
+                False,
+                scale=ctx.scale,
+            )
+            for total, x, at in zip((dq, dk, dv), found, (branches, prefix, prefix), strict=True):
+                total[:, at] += x[0]
+        return dq, dk, dv, None, None
+
+
+def _forward(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """What `transformers` calls; a plan comes with the keyword `plan`."""
+    plan: Plan | None = kwargs.pop("plan", None)
+    if plan is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+    if kwargs.get("dropout"):
+        raise ValueError("attention dropout is not part of a plan; set the model's attention_dropout to 0")
+    out = plan.attend(
+        int(module.layer_idx), query, key, value, kwargs.get("scaling"), kwargs.get("sliding_window")
+    )
+    return out.transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, _forward)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,191 @@
+"""Continuous batching: answers of unlike length side by side, the place of a finished one given to the next.
+
+Every answer has its own row of uniforms, so neither the place nor the moment at which it is decoded changes
+what is drawn.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rewardlab.core.types import StopReason
+from rewardlab.models.engine import Engine
+from rewardlab.models.head import logits_of
+from rewardlab.rollout.cache import Decode, Layers, Prefill
+from rewardlab.rollout.draw import draw
+
+REFILL = 0.25
+"""Share of places that must be free before they are given to others: each time costs a copy of the cache."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was decoded, one row per answer."""
+
+    ids: Tensor
+    """Long[A, M]."""
+    logp: Tensor
+    """Float[A, M]."""
+    length: Tensor
+    """Long[A]: tokens of each answer."""
+    stopped: Tensor
+    """Bool[A]: it ended on a stop token."""
+
+    def row(self, i: int) -> tuple[list[int], list[float], StopReason]:
+        """Ids, log-probs and stop reason of an answer."""
+        end = int(self.length[i])
+        return (
+            self.ids[i, :end].tolist(),
+            self.logp[i, :end].tolist(),
+            "stop" if self.stopped[i] else "length",
+        )
+
+
+class Decoder:
+    """Decodes a queue of answers in `places` rows. One use each."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: list[list[int]],
+        prompt_of: list[int],
+        uniforms: Tensor,
+        *,
+        temperature: float,
+        places: int,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Answer a is to prompts[prompt_of[a]] and draws uniforms[a], Float[A, M]. `advance` is told how many
+        answers have ended."""
+        self.engine, self.prompts, self.prompt_of = engine, prompts, prompt_of
+        self.temperature, self.places, self.advance = temperature, places, advance
+        device = engine.model.device
+        self.uniforms = uniforms.to(device)
+        answers, self.most = uniforms.shape
+        self.answers = Answers(
+            torch.zeros(answers, self.most, dtype=torch.long, device=device),
+            torch.zeros(answers, self.most, device=device),
+            torch.full((answers,), self.most, device=device),
+            torch.zeros(answers, dtype=torch.bool, device=device),
+        )
+        self.stops = torch.tensor(engine.model.stop_ids, device=device)
+        self.queue = deque(range(answers))
+        self.rows = torch.empty(0, dtype=torch.long, device=device)
+        """Long[R]: the answer in each place."""
+        self.alive = torch.empty(0, dtype=torch.bool, device=device)
+        self.active: list[int] = []
+        """Prompts whose keys are held, in the cache's order."""
+        self.ends = torch.empty(0, device=device)
+        """Float[G, H]: the hidden state at the last token of each of them."""
+        self.hidden = torch.empty(0, device=device)
+        """Float[R, H]: the hidden state that the next token is drawn from."""
+        self.cache: Decode | None = None
+
+    def run(self) -> Answers:
+        """Decode everything."""
+        while True:
+            waiting = int((~self.alive).sum()) + self.places - self.rows.numel()
+            if not bool(self.alive.any()) or (self.queue and waiting >= REFILL * self.places):
+                self._rearrange()
+                if not self.rows.numel():
+                    return self.answers
+            elif int(self.alive.sum()) <= (1 - REFILL) * self.rows.numel() and not self.queue:
+                self._rearrange()
+            self._step()
+
+    def _step(self) -> None:
+        """Draw a token for every place, then let the network read it."""
+        assert self.cache is not None
+        at = self.cache.done
+        logits = logits_of(self.engine.model.hf, self.hidden)
+        token, logp = draw(logits, self.uniforms[self.rows, at], self.temperature)
+        live = self.alive
+        rows, place = self.rows[live], at[live]
+        self.answers.ids[rows, place], self.answers.logp[rows, place] = token[live], logp[live]
+        stopped = torch.isin(token, self.stops) & live
+        ended = stopped | (live & (at + 1 == self.most))
+        if bool(ended.any()):
+            self.answers.stopped[self.rows[stopped]] = True
+            self.answers.length[self.rows[ended]] = at[ended] + 1
+            self.alive = live & ~ended
+            self.advance(int(ended.sum()))
+            if not bool(self.alive.any()):
+                return
+        self.cache.prepare()
+        self.hidden = self.engine.states(token[:, None], self.cache.position[:, None], self.cache)[:, -1]
+        # A place whose answer has ended is computed until it is given away; it stays at its last token.
+        self.cache.done = (at + 1).clamp(max=self.most - 1)
+
+    def _rearrange(self) -> None:
+        """Drop the ended answers, take new ones from the queue, read their prompts."""
+        keep = self.alive.nonzero().squeeze(-1)
+        old = self.cache
+        rows = self.rows[keep]
+        new = [self.queue.popleft() for _ in range(min(len(self.queue), self.places - rows.numel()))]
+        device = rows.device
+        held = sorted({self.prompt_of[a] for a in rows.tolist()}, key=self.active.index)
+        fresh = list(dict.fromkeys(p for p in (self.prompt_of[a] for a in new) if p not in held))
+        kept = torch.tensor([self.active.index(p) for p in held], dtype=torch.long, device=device)
+        self.active = held + fresh
+        number = {p: i for i, p in enumerate(self.active)}
+        self.rows = torch.cat([rows, torch.tensor(new, dtype=torch.long, device=device)])
+        self.alive = torch.ones(self.rows.numel(), dtype=torch.bool, device=device)
+        if not self.rows.numel():
+            return
+        read, ends = self._read(fresh) if fresh else ({}, self.ends[:0])
+        self.ends = torch.cat([self.ends[kept], ends]) if held else ends
+        width = max(len(self.prompts[p]) for p in self.active)
+        prompts: Layers = {}
+        answers: Layers = {}
+        for layer in read or (old.prompts if old else {}):
+            pair, own = [], []
+            for side in (0, 1):
+                parts = [_widen(old.prompts[layer][side][kept], width)] if old and held else []
+                parts += [_widen(read[layer][side], width)] if fresh else []
+                x = torch.cat(parts)
+                mine = x.new_zeros(self.rows.numel(), x.shape[1], self.most, x.shape[-1])
+                if old and keep.numel():
+                    mine[: keep.numel()] = old.answers[layer][side][keep]
+                pair.append(x)
+                own.append(mine)
+            prompts[layer], answers[layer] = (pair[0], pair[1]), (own[0], own[1])
+        done = torch.zeros(self.rows.numel(), dtype=torch.long, device=device)
+        prompt_of = torch.tensor([number[self.prompt_of[a]] for a in self.rows.tolist()], device=device)
+        hidden = self.ends[prompt_of]
+        if old and keep.numel():
+            done[: keep.numel()], hidden[: keep.numel()] = old.done[keep], self.hidden[keep]
+        self.hidden = hidden
+        lengths = torch.tensor([len(self.prompts[p]) for p in self.active], device=device)
+        self.cache = Decode(prompts, lengths, prompt_of, answers, done)
+
+    def _read(self, prompts: list[int]) -> tuple[Layers, Tensor]:
+        """Caches [prompts, heads, width, D] and the hidden state [prompts, H] at each prompt's last token."""
+        width = max(len(self.prompts[p]) for p in prompts)
+        budget = self.engine.settings.tokens_per_microbatch
+        lots: list[list[int]] = [[]]
+        for p in prompts:
+            if lots[-1] and sum(len(self.prompts[x]) for x in (*lots[-1], p)) > budget:
+                lots.append([])
+            lots[-1].append(p)
+        caches, ends = [], []
+        for lot in lots:
+            plan = Prefill([len(self.prompts[p]) for p in lot])
+            ids = torch.tensor([i for p in lot for i in self.prompts[p]], device=self.rows.device)
+            states = self.engine.states(ids[None], plan.position[None].to(ids.device), plan)
+            ends.append(states[0, plan.ends.to(ids.device)])
+            caches.append(plan.padded(width))
+        joined = {
+            layer: (torch.cat([c[layer][0] for c in caches]), torch.cat([c[layer][1] for c in caches]))
+            for layer in caches[0]
+        }
+        return joined, torch.cat(ends)
+
+
+def _widen(x: Tensor, width: int) -> Tensor:
+    """Zeros behind the keys up to a width, or what is beyond it cut."""
+    return torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[2]))
