@@ -49,7 +49,7 @@ def fit_disentangled(
     orthogonal_weight: float = 1.0,
     steps: int = 300,
     learning_rate: float = 0.01,
-    decay: float = 1e-3,
+    decay: float = 1e-2,
 ) -> float:
     """The objective `disentangled` on frozen states Float[P, H] and lengths Float[P] of both answers.
 

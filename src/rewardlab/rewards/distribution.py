@@ -41,13 +41,16 @@ def energy(scores: ArrayLike, target: ArrayLike) -> Floats:
 
 
 def leave_one_out(scores: ArrayLike, target: ArrayLike) -> Floats:
-    """r_i = ED(scores without i, target) - ED(scores, target): what this answer brings closer. N > 1."""
+    """r_i = (N - 1) / 2 * [ED(scores without i, target) - ED(scores, target)]: what this answer brings. N > 1.
+
+    The factor puts it on the scale of `energy`, of which it is the finite difference, whatever N is.
+    """
     s, y = _floats(scores), _floats(target)
     n, within = len(s), _mean_gap(s, s) * len(s)
     to_target = _mean_gap(s, y)
     cross = 2 * (to_target.sum() - to_target) / (n - 1) - 2 * to_target.mean()
-    found: Floats = cross - (within.sum() - 2 * within) / (n - 1) ** 2 + within.sum() / n**2
-    return found
+    gain: Floats = cross - (within.sum() - 2 * within) / (n - 1) ** 2 + within.sum() / n**2
+    return gain * (n - 1) / 2
 
 
 def ablation(scores: ArrayLike, target: ArrayLike, method: Method) -> Floats:

@@ -64,7 +64,7 @@ def fit(
     *,
     steps: int = 300,
     learning_rate: float = 0.01,
-    decay: float = 1e-3,
+    decay: float = 1e-2,
 ) -> float:
     """Minimise `loss()` + decay * |parameters|^2 by Adam on all data at once; returns the last loss.
 

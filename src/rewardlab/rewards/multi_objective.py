@@ -82,7 +82,7 @@ def fit_ratings(
     *,
     steps: int = 300,
     learning_rate: float = 0.01,
-    decay: float = 1e-3,
+    decay: float = 1e-2,
 ) -> float:
     """Squared error of each head against its column of `ratings` Float[N, K]; NaN: nobody rated. states
     [N, H].
@@ -114,7 +114,7 @@ def fit_gate(
     *,
     steps: int = 300,
     learning_rate: float = 0.01,
-    decay: float = 1e-3,
+    decay: float = 1e-2,
 ) -> float:
     """Bradley-Terry on the gated sums: `prompts` Float[P, H] states, the heads' values Float[P, K] of both
     answers.

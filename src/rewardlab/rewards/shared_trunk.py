@@ -52,7 +52,7 @@ def fit_preferences(
     seed: int = 0,
     steps: int = 300,
     learning_rate: float = 0.01,
-    decay: float = 1e-3,
+    decay: float = 1e-2,
 ) -> float:
     """Bradley-Terry on frozen states Float[P, H] of both answers; each head on its own bootstrap of the
     pairs.
