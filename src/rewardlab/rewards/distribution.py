@@ -41,9 +41,10 @@ def energy(scores: ArrayLike, target: ArrayLike) -> Floats:
 
 
 def leave_one_out(scores: ArrayLike, target: ArrayLike) -> Floats:
-    """r_i = (N - 1) / 2 * [ED(scores without i, target) - ED(scores, target)]: what this answer brings. N > 1.
+    """r_i = (N - 1) / 2 * [ED(scores without i, target) - ED(scores, target)]; N > 1.
 
-    The factor puts it on the scale of `energy`, of which it is the finite difference, whatever N is.
+    What the answer brings. The factor puts it on the scale of `energy`, of which it is the finite
+    difference, whatever N is.
     """
     s, y = _floats(scores), _floats(target)
     n, within = len(s), _mean_gap(s, s) * len(s)

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from rewardlab.models.engine import Engine
 from rewardlab.models.loading import add_lora, load_reward_model
 from rewardlab.pipeline import rows
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, TrainingStage
 from rewardlab.records.atomic import write_folder, write_text
 from rewardlab.training.algorithms.reward import RewardModelling
-from rewardlab.training.pairs import pack_pairs
+from rewardlab.training.pairs import PairRow, pack_pairs
 
 if TYPE_CHECKING:
     from rewardlab.pipeline.context import Context
@@ -29,21 +30,18 @@ class PreferenceStage(TrainingStage):
     centring: float = 0.01
     """Weight of (s_chosen + s_rejected)^2, which keeps scores around zero."""
 
-    def train_one(self, context: Context, *, seed: int, resample: int | None = None) -> Outcome:
-        """Train; the scores are then shifted so that their mean over held-out answers is zero.
-
-        `resample` is the seed of a bootstrap: as many pairs, drawn with replacement.
-        """
+    def fresh(self, context: Context, seed: int) -> Engine:
+        """The model to train, its head and adapters drawn from the seed."""
         torch.manual_seed(seed)
         model = load_reward_model(context.model_settings(self.init), seed=seed)
         if self.lora is not None:
             model = add_lora(model, self.lora, reward_head=True, seed=seed)
-        engine = context.engine(model)
-        train, held_out = rows.pairs(context, self, engine.model.tokenizer)
-        context.peek_at([p.chosen for p in train], engine.model.tokenizer, f"{self.name}: chosen")
-        if resample is not None:
-            drawn = np.random.default_rng(resample).integers(len(train), size=len(train))
-            train = [train[i] for i in drawn]
+        return context.engine(model)
+
+    def train_on(
+        self, context: Context, engine: Engine, train: list[PairRow], held_out: list[PairRow], seed: int
+    ) -> Outcome:
+        """Train; the scores are then shifted so that their mean over held-out answers is zero."""
         algorithm = RewardModelling(
             engine,
             train,
@@ -58,6 +56,12 @@ class PreferenceStage(TrainingStage):
         write_text(context.run.stage(self.name).output / "reward.json", json.dumps(facts))
         return outcome
 
+    def rows(self, context: Context, engine: Engine) -> tuple[list[PairRow], list[PairRow]]:
+        """Training and held-out pairs."""
+        train, held_out = rows.pairs(context, self, engine.model.tokenizer)
+        context.peek_at([p.chosen for p in train], engine.model.tokenizer, f"{self.name}: chosen")
+        return train, held_out
+
 
 class RewardStage(PreferenceStage):
     """A scalar head on the backbone of `init`, trained on preferences."""
@@ -66,7 +70,8 @@ class RewardStage(PreferenceStage):
 
     def run(self, context: Context) -> Outcome:
         """Train."""
-        return self.train_one(context, seed=self.seed(context))
+        engine = self.fresh(context, self.seed(context))
+        return self.train_on(context, engine, *self.rows(context, engine), self.seed(context))
 
 
 class RewardEnsembleStage(PreferenceStage):
@@ -96,15 +101,10 @@ class RewardEnsembleStage(PreferenceStage):
         record.truncate_to(0)
         outcomes = []
         for k in range(self.members):
-            name = f"{self.name}.member-{k}"
-            start = self.inits[k % len(self.inits)] if self.inits else self.init
-            member = self.model_copy(update={"name": name, "init": start})
-            own = context.run.stage(name)
+            own = context.run.stage(f"{self.name}.member-{k}")
             outcome = own.done()
             if outcome is None:
-                seed = derive(context.recipe.seed, name if "seed" in self.vary else self.name)
-                resample = derive(context.recipe.seed, name, "bootstrap") if "data" in self.vary else None
-                outcome = member.train_one(context, seed=seed, resample=resample)
+                outcome = self._train_member(context, k, own.name)
                 own.finish(outcome)
             outcomes.append(outcome)
             record.metrics(k + 1, **outcome["final"])
@@ -117,3 +117,14 @@ class RewardEnsembleStage(PreferenceStage):
         final = {key: fmean(o["final"][key] for o in outcomes) for key in outcomes[0]["final"]}
         total = {key: sum(o[key] for o in outcomes) for key in ("steps", "seconds")}
         return {**total, "final": final}
+
+    def _train_member(self, context: Context, k: int, name: str) -> Outcome:
+        start = self.inits[k % len(self.inits)] if self.inits else self.init
+        member = self.model_copy(update={"name": name, "init": start})
+        seed = derive(context.recipe.seed, name if "seed" in self.vary else self.name)
+        engine = member.fresh(context, seed)
+        train, held_out = self.rows(context, engine)  # read as this stage's, so all members share them
+        if "data" in self.vary:
+            rng = np.random.default_rng(derive(context.recipe.seed, name, "bootstrap"))
+            train = [train[i] for i in rng.integers(len(train), size=len(train))]
+        return member.train_on(context, engine, train, held_out, seed)
