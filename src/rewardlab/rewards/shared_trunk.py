@@ -54,14 +54,13 @@ def fit_preferences(
     learning_rate: float = 0.01,
     decay: float = 1e-2,
 ) -> float:
-    """Bradley-Terry on frozen states Float[P, H] of both answers; each head on its own bootstrap of the
-    pairs.
+    """Bradley-Terry on frozen states Float[P, H] of both answers, each head on its own bootstrap.
 
-    loss = sum_k 1/P sum_p n_kp [-y log sigmoid(d_kp) - (1 - y) log sigmoid(-d_kp)], d = v(chosen) -
-    v(rejected)
+    loss = sum_k 1/P sum_p n_kp [-y log sigmoid(d_kp) - (1 - y) log sigmoid(-d_kp)]
+    d_kp = v_k(chosen_p) - v_k(rejected_p)
 
     n_k are the multinomial counts of P draws with replacement from `seed`; 1 without `bootstrap`, when the
-    heads differ only by where they start. The biases are then set so that each head's mean over these
+    heads differ only by where they start. Returns the mean loss of a head. The biases are then set so that each head's mean over these
     answers is zero: scores of different heads share a zero.
     """
     pairs, k = len(chosen), len(heads.names)

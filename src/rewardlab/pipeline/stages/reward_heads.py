@@ -53,11 +53,13 @@ class RewardHeadsStage(Stage):
     bootstrap: bool = True
     """Each head of an ensemble has its own bootstrap of the pairs; else they differ by their start alone."""
     aggregate: Literal["mean", "min", "mean_minus_std", "mean_minus_variance"] = "mean"
+    """An ensemble's value from its heads'."""
     penalty: float = Field(default=1.0, ge=0)
     """What a unit of std or variance costs."""
     length_weight: float = 1.0
+    """How much the disentangled objective minds quality's correlation with length."""
     orthogonal_weight: float = 1.0
-    """Weights of the disentangled objective."""
+    """How much it minds the angle between the two heads."""
     steps: int = 300
     """Adam steps on all pairs at once."""
     learning_rate: float = 0.01
