@@ -84,10 +84,11 @@ def fit_ratings(
     learning_rate: float = 0.01,
     decay: float = 1e-2,
 ) -> float:
-    """Squared error of each head against its column of `ratings` Float[N, K]; NaN: nobody rated. states
-    [N, H].
+    """Squared error of each head against its column of ratings.
 
-    loss = sum_k mean over rated rows of (v_k - rating_k)^2. A column without any rating is a UserError.
+    loss = sum_k mean over rated rows of (v_k - rating_k)^2
+
+    `states` Float[N, H]; `ratings` Float[N, K], NaN where nobody rated. A column without any rating is a UserError.
     """
     rated = ~ratings.isnan()
     if not bool(rated.any(0).all()):
@@ -116,10 +117,11 @@ def fit_gate(
     learning_rate: float = 0.01,
     decay: float = 1e-2,
 ) -> float:
-    """Bradley-Terry on the gated sums: `prompts` Float[P, H] states, the heads' values Float[P, K] of both
-    answers.
+    """Bradley-Terry on the gated sums; the heads that are gated stay as they are.
 
     loss = mean_p soft_logistic(sum_k softmax(gate(prompt_p))_k (chosen_pk - rejected_pk), y)
+
+    `prompts` Float[P, H]: last states of the prompts; `chosen`, `rejected` Float[P, K]: the heads' values.
     """
     gate.standardise(prompts)
     y = torch.ones(len(prompts)) if label is None else label

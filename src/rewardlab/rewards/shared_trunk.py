@@ -60,8 +60,8 @@ def fit_preferences(
     d_kp = v_k(chosen_p) - v_k(rejected_p)
 
     n_k are the multinomial counts of P draws with replacement from `seed`; 1 without `bootstrap`, when the
-    heads differ only by where they start. Returns the mean loss of a head. The biases are then set so that each head's mean over these
-    answers is zero: scores of different heads share a zero.
+    heads differ only by where they start. Afterwards each head's bias makes its mean over these answers
+    zero, so that heads share a zero. Returns the mean loss of a head.
     """
     pairs, k = len(chosen), len(heads.names)
     both = torch.cat([chosen, rejected])

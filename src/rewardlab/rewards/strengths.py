@@ -50,9 +50,9 @@ def bradley_terry(
 ) -> Floats:
     """Float[G]: log-strengths theta of P(i beats j) = sigmoid(theta_i - theta_j), by the MM algorithm.
 
-    maximise sum_ij wins_ij log sigmoid(theta_i - theta_j) + prior sum_i [log sigmoid(theta_i) + log
-    sigmoid(-theta_i)] MM: p_i <- (wins_i + prior) / (sum_j games_ij / (p_i + p_j) + 2 prior / (p_i + 1)),
-    theta = log p
+    maximise sum_ij wins_ij log sigmoid(theta_i - theta_j)
+             + prior sum_i [log sigmoid(theta_i) + log sigmoid(-theta_i)]
+    p_i <- (wins_i + prior) / (sum_j games_ij / (p_i + p_j) + 2 prior / (p_i + 1)), theta = log p
 
     Hunter 2004, "MM algorithms for generalized Bradley-Terry models". The prior is `prior` wins and losses
     of every answer against a fixed opponent of strength 0: it makes undefeated answers finite, ties
