@@ -88,7 +88,7 @@ def fit_ratings(
 
     loss = sum_k mean over rated rows of (v_k - rating_k)^2
 
-    `states` Float[N, H]; `ratings` Float[N, K], NaN where nobody rated. A column without any rating is a UserError.
+    `states` Float[N, H]; `ratings` Float[N, K], NaN where nobody rated. A column without one is a UserError.
     """
     rated = ~ratings.isnan()
     if not bool(rated.any(0).all()):
