@@ -23,6 +23,7 @@ from rewardlab.models.loading import (
     load_reward_model,
     same_tokenizer,
 )
+from rewardlab.pipeline.several import several
 from rewardlab.records.run import Run
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.learned import LearnedReward
@@ -97,6 +98,8 @@ class Context:
         if name in BUILT_IN_REWARDS:
             return BUILT_IN_REWARDS[name]()
         settings = self.model_settings(name)
+        if (found := several(self, name, Path(settings.path), policy)) is not None:
+            return found
         process = Path(settings.path) / "process.json"
         if process.is_file():
             judge = self.engine(load_reward_model(settings))

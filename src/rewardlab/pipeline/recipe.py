@@ -24,7 +24,8 @@ from rewardlab.pipeline.stages.online_dpo import OnlineDPOStage
 from rewardlab.pipeline.stages.ppo import PPOStage
 from rewardlab.pipeline.stages.process_reward import ProcessRewardStage
 from rewardlab.pipeline.stages.rejection_sampling import RejectionSamplingStage
-from rewardlab.pipeline.stages.reward import RewardStage
+from rewardlab.pipeline.stages.reward import RewardEnsembleStage, RewardStage
+from rewardlab.pipeline.stages.reward_heads import RewardHeadsStage
 from rewardlab.pipeline.stages.scratch import ScratchStage
 from rewardlab.pipeline.stages.sft import SFTStage
 from rewardlab.worlds.advice.world import AdviceSettings
@@ -33,6 +34,8 @@ AnyStage = Annotated[
     ScratchStage
     | SFTStage
     | RewardStage
+    | RewardEnsembleStage
+    | RewardHeadsStage
     | ProcessRewardStage
     | DPOStage
     | OnlineDPOStage
