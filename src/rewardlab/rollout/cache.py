@@ -88,12 +88,13 @@ class Decode:
     def prepare(self) -> None:
         """What all layers of this step share."""
         self._end = int(self.done.max()) + 1
+        self._together = int(self.done.min()) + 1 == self._end
         width = next(iter(self.prompts.values()))[0].shape[2]
         device = self.done.device
         columns = torch.arange(self._end, device=device)
         column = torch.arange(width, device=device)
         own, given = columns[None] > self.done[:, None], column[None] >= self.lengths[:, None]
-        self._own_mask = own[:, None, None] if bool(own.any()) else None
+        self._own_mask = None if self._together else own[:, None, None]
         self._prompt_mask = given[self.prompt_of][:, None, None] if bool(given.any()) else None
 
     def attend(
@@ -103,8 +104,10 @@ class Decode:
         dtype = q.dtype
         q, k, v = precise(q), precise(k), precise(v)
         keys, values = self.answers[layer]
-        keys[self._rows, :, self.done] = k[:, :, 0]
-        values[self._rows, :, self.done] = v[:, :, 0]
+        if self._together:
+            keys[:, :, self._end - 1], values[:, :, self._end - 1] = k[:, :, 0], v[:, :, 0]
+        else:
+            keys[self._rows, :, self.done], values[self._rows, :, self.done] = k[:, :, 0], v[:, :, 0]
         keys, values = keys[:, :, : self._end], values[:, :, : self._end]
         prompt_keys, prompt_values = self.prompts[layer]
         rows, heads, _, size = q.shape
