@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from rewardlab.models.loading import (
 )
 from rewardlab.records.run import Run
 from rewardlab.rewards.base import Reward
+from rewardlab.rewards.catalog import Book
 from rewardlab.rewards.learned import LearnedReward
 from rewardlab.rewards.process import ProcessReward
 from rewardlab.rewards.rules import NumericAnswer, TextLength
@@ -49,6 +51,7 @@ class Context:
     show: Callable[[object], None] = print
     """Where peeked rows go."""
     warnings: list[str] = field(default_factory=list)
+    _books: weakref.WeakKeyDictionary[Engine, Book] = field(default_factory=weakref.WeakKeyDictionary)
 
     @functools.cached_property
     def world(self) -> AdviceWorld:
@@ -87,6 +90,22 @@ class Context:
         return self.engine(load_policy(self.model_settings(name)))
 
     def reward(self, name: str, policy: Engine | None = None) -> Reward:
+        """A reward of the recipe, the world's `gold`, a built-in one, or a trained reward model.
+
+        What a recipe's reward is made of is built once per policy, and kept as long as the policy lives.
+        """
+        if name not in self.recipe.rewards:
+            return self._other_reward(name, policy)
+        if policy is None:
+            return Book(self.recipe.rewards, self._other_reward, self.policy).reward(name)
+        if policy not in self._books:
+            alive = weakref.ref(policy)
+            self._books[policy] = Book(
+                self.recipe.rewards, lambda other: self._other_reward(other, alive()), self.policy
+            )
+        return self._books[policy].reward(name)
+
+    def _other_reward(self, name: str, policy: Engine | None = None) -> Reward:
         """The world's `gold`, a built-in reward, or a trained reward model by stage name or folder.
 
         A reward model with the policy's own tokenizer scores its ids rather than their text; a process
