@@ -48,10 +48,10 @@ def clean_environment(home: str = "/nonexistent") -> dict[str, str]:
 
 
 class Worker:
-    """One child that calls `target`, as `package.module:function` or `file.py:function`, with one argument, or
-    with the entries of a list as its arguments (`spread`).
+    """One child that calls `target`: `package.module:function` or `file.py:function`.
 
-    Not for several threads at once. `close` ends the child; so does losing the last reference.
+    It is given one argument, or with `spread` the entries of a list as its arguments. Not for several threads
+    at once. `close` ends the child; so does losing the last reference.
     """
 
     def __init__(self, target: str, *, spread: bool = False, start_seconds: float = 60.0) -> None:

@@ -16,7 +16,7 @@ from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.core.types import Rollout, Sequence
 from rewardlab.data.peek import format_rendered
-from rewardlab.models.engine import Engine
+from rewardlab.models.engine import Engine, EngineSettings
 from rewardlab.models.loading import (
     Model,
     ModelSettings,
@@ -106,32 +106,12 @@ class Context:
         return self._books[policy].reward(name)
 
     def _other_reward(self, name: str, policy: Engine | None = None) -> Reward:
-        """The world's `gold`, a built-in reward, or a trained reward model by stage name or folder.
-
-        A reward model with the policy's own tokenizer scores its ids rather than their text; a process
-        reward model always reads text.
-        """
+        """The world's `gold`, a built-in reward, or a trained reward model by stage name or folder."""
         if name == "gold":
             return self.world.gold
         if name in BUILT_IN_REWARDS:
             return BUILT_IN_REWARDS[name]()
-        settings = self.model_settings(name)
-        process = Path(settings.path) / "process.json"
-        if process.is_file():
-            judge = self.engine(load_reward_model(settings))
-            return ProcessReward(name, judge, **json.loads(process.read_text()))
-        file = Path(settings.path) / "reward.json"  # there if we trained it
-        facts = json.loads(file.read_text()) if file.is_file() else {}
-        engine = self.engine(load_reward_model(settings))
-        same = policy is not None and same_tokenizer(policy.model, engine.model)
-        return LearnedReward(
-            name,
-            engine,
-            offset=facts.get("offset", 0.0),
-            max_tokens=facts.get("max_tokens"),
-            reads_ids=same,
-            whole=not facts,
-        )
+        return trained_reward(name, self.model_settings(name), self.recipe.engine, policy)
 
     def take_warnings(self) -> list[str]:
         """The warnings since the last call."""
@@ -156,3 +136,27 @@ class Context:
                 value = score.status if score.value is None else f"{score.value:.3g}"
                 text.append(f"score {value}   {parts} {score.reason}", style="cyan")
             self.show(text)
+
+
+def trained_reward(
+    name: str, settings: ModelSettings, engine: EngineSettings, policy: Engine | None = None
+) -> Reward:
+    """A reward model, or a process reward model, from its folder or id.
+
+    A reward model with the policy's own tokenizer scores its ids rather than their text; a process reward
+    model always reads text.
+    """
+    judge = Engine(load_reward_model(settings), engine)
+    process = Path(settings.path) / "process.json"
+    if process.is_file():
+        return ProcessReward(name, judge, **json.loads(process.read_text()))
+    file = Path(settings.path) / "reward.json"  # there if we trained it
+    facts = json.loads(file.read_text()) if file.is_file() else {}
+    return LearnedReward(
+        name,
+        judge,
+        offset=facts.get("offset", 0.0),
+        max_tokens=facts.get("max_tokens"),
+        reads_ids=policy is not None and same_tokenizer(policy.model, judge.model),
+        whole=not facts,
+    )

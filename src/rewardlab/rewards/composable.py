@@ -1,4 +1,4 @@
-"""Operators on rewards: `0.7 * a + 0.3 * b`, `a - b`, `a * b`, `maximum(a, b)`, and any object as a reward."""
+"""Operators on rewards (`0.7 * a + 0.3 * b`, `a * b`, `maximum(a, b)`), and any object as a reward."""
 
 from __future__ import annotations
 

@@ -36,8 +36,11 @@ class TrlSettings(RewardSettings):
 
 
 class TrlReward(Composable):
-    """A TRL function on our rollouts. Meta columns and `completion_ids` are passed as TRL passes them; None is
-    an abstention; an exception is an error of the whole batch, since the function saw it whole."""
+    """A TRL function on our rollouts.
+
+    Meta columns and `completion_ids` are passed as TRL passes them; None is an abstention; an exception is an
+    error of the whole batch, since the function saw it whole.
+    """
 
     def __init__(
         self,
@@ -97,16 +100,18 @@ class VerlSettings(RewardSettings):
 
 
 class VerlReward(Composable):
-    """A verl function on our rollouts. `ground_truth` is the meta's own, or the one in `reward_model`, as in verl's
-    data; an exception is an error of that rollout. Of a dict, `score` is the value, the rest are parts."""
+    """A verl function on our rollouts.
 
-    settings: VerlSettings
+    `ground_truth` is the meta's own, or the one in `reward_model`, as in verl's data; an exception is an
+    error of that rollout. Of a dict, `score` is the value, the rest are parts.
+    """
 
     def __init__(
         self, function: Callable[..., Any], name: str = "", settings: VerlSettings | None = None
     ) -> None:
         self.function, self.name = function, name or function.__name__
-        self.settings = settings or VerlSettings(function=f"{function.__module__}:{function.__qualname__}")
+        self.settings = settings
+        self.data_source = "" if settings is None else settings.data_source
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score per rollout."""
@@ -120,7 +125,7 @@ class VerlReward(Composable):
             return Score.error(f"{rollout.prompt.place}: no 'ground_truth'".lstrip(": "))
         try:
             said = self.function(
-                data_source=meta.get("data_source", self.settings.data_source),
+                data_source=meta.get("data_source", self.data_source),
                 solution_str=rollout.text,
                 ground_truth=truth,
                 extra_info=meta.get("extra_info") or {},
@@ -185,7 +190,7 @@ def as_openrlhf(reward: Reward, missing: float | None = None) -> Callable[..., d
 
 
 def answers_of(queries: Sequence[str], prompts: Sequence[str]) -> list[str]:
-    """What stands behind the prompt in each query; a query that does not begin with its prompt is the answer."""
+    """What stands behind the prompt in each query; a query that does not begin with it is the answer."""
     return [q[len(p) :] if q.startswith(p) else q for q, p in zip(queries, prompts, strict=True)]
 
 

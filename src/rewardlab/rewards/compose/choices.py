@@ -96,5 +96,5 @@ class Route(Composable):
         for name, part in self.parts.items():
             for i, score in enumerate(score_where(part, rollouts, [c == name for c in chosen])):
                 if score is not None:
-                    scores[i] = settle({name: score}, lambda v, name=name: v[name])
+                    scores[i] = settle({name: score}, lambda v: sum(v.values()))
         return scores

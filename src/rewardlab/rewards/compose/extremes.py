@@ -9,7 +9,7 @@ from pydantic import Field
 
 from rewardlab.core.types import Rollout, Score
 from rewardlab.rewards.base import Resolver, Reward, RewardSettings
-from rewardlab.rewards.composable import Composable, reward
+from rewardlab.rewards.composable import Composable
 from rewardlab.rewards.compose.combining import OnAbstain, by_name, score_parts, settle
 
 
@@ -50,5 +50,5 @@ class Extreme(Composable):
 
 def extreme(kind: Literal["minimum", "maximum"], rewards: Sequence[Reward]) -> Extreme:
     """The extreme of rewards, named after its kind."""
-    parts = by_name([reward(r) for r in rewards])
+    parts = by_name(rewards)
     return Extreme(kind, parts, ExtremeSettings(kind=kind, of=list(parts)))

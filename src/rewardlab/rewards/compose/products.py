@@ -33,22 +33,28 @@ class ProductSettings(RewardSettings):
 class Product(Composable):
     """Product of named rewards; a factor of 0 does not hide another factor's error."""
 
+    settings: ProductSettings
+
     def __init__(self, name: str, parts: Mapping[str, Reward], settings: ProductSettings) -> None:
         self.name, self.parts, self.settings = name, dict(parts), settings
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score per rollout."""
+        factors = self.settings.of
         return [
-            settle(scores, lambda v: math.prod(v.values())) for scores in score_parts(self.parts, rollouts)
+            settle(scores, lambda v: math.prod(v[name] for name in factors))
+            for scores in score_parts(self.parts, rollouts)
         ]
 
 
 def product(*rewards: Reward) -> Product:
     """The product of rewards; products of products are one."""
-    flat = [f for r in rewards for f in (r.parts.values() if _is_open(r) else [reward(r)])]
+    flat = [factor for r in rewards for factor in _factors(r)]
     parts = by_name(flat)
     return Product("product", parts, ProductSettings(of=[f.name for f in flat]))
 
 
-def _is_open(source: Reward) -> bool:
-    return isinstance(source, Product) and source.name == "product"
+def _factors(source: Reward) -> list[Reward]:
+    if isinstance(source, Product) and source.name == "product":
+        return [reward(inner, name) for name, inner in source.parts.items()]
+    return [source]

@@ -31,7 +31,10 @@ class Shaped(Composable):
         """One score per rollout."""
         ((name, inner),) = self.parts.items()
         pairs = zip(inner.score(rollouts), rollouts, strict=True)
-        return [settle({name: s}, lambda v, r=r: self.shape(v[name], r)) for s, r in pairs]
+        return [self._one(name, score, rollout) for score, rollout in pairs]
+
+    def _one(self, name: str, score: Score, rollout: Rollout) -> Score:
+        return settle({name: score}, lambda v: self.shape(v[name], rollout))
 
 
 class _OfOne(RewardSettings):
@@ -143,7 +146,7 @@ class Baseline(Composable):
                 out.append(Score(None, "error", parts, f"{rollout.prompt.place}: {failed[key]}"))
             else:
                 named = {of: score, f"{of}/baseline": Score(self._known[key])}
-                out.append(settle(named, lambda v, base=self._known[key]: v[of] - base))
+                out.append(settle(named, lambda v: v[of] - v[f"{of}/baseline"]))
         return out
 
     def _learn(self, rollouts: Sequence[Rollout]) -> dict[str, str]:

@@ -13,8 +13,8 @@ from rewardlab.core.settings import Settings
 from rewardlab.core.types import Rollout, Score
 from rewardlab.objectives.schedule import Ramp, value
 from rewardlab.rewards.base import Resolver, Reward, RewardSettings
-from rewardlab.rewards.compose.combining import OnAbstain, by_name, score_parts, settle
 from rewardlab.rewards.composable import Composable, reward
+from rewardlab.rewards.compose.combining import OnAbstain, by_name, score_parts, settle
 
 
 class Statistics(Settings):
@@ -146,7 +146,7 @@ def added(left: Reward, right: Reward | float) -> Sum:
     parts, weights, constant = _terms(left)
     if isinstance(right, int | float):
         return Sum("sum", parts, SumSettings(weights=weights, constant=constant + right))
-    further, more, offset = _terms(reward(right))
+    further, more, offset = _terms(right)
     every = by_name([*map(_renamed, parts.items()), *map(_renamed, further.items())])
     together = {n: _number(weights.get(n, 0.0)) + _number(more.get(n, 0.0)) for n in every}
     return Sum("sum", every, SumSettings(weights={**together}, constant=constant + offset))

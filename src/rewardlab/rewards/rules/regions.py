@@ -38,7 +38,7 @@ def box_matches(said: Sequence[Box], wanted: Sequence[Box], threshold: float) ->
     )
     left: set[int] = set()
     right: set[int] = set()
-    for overlap, i, j in pairs:
+    for overlap, i, j in sorted(pairs, reverse=True):
         if overlap >= threshold and i not in left and j not in right:
             left.add(i)
             right.add(j)
@@ -46,7 +46,7 @@ def box_matches(said: Sequence[Box], wanted: Sequence[Box], threshold: float) ->
 
 
 def said_list(text: str) -> list[Any] | None:
-    """The list that an answer gives: its marked answer or else its last `[...]` that is JSON; None without one.
+    """The list that an answer gives: its marked answer, or else its last `[...]` that is JSON, or None.
 
     A marked answer without brackets is read as items between commas.
     """

@@ -14,9 +14,11 @@ from rewardlab.rewards.rules.rule import Rule
 _PRAISE = r"great|good|excellent|wonderful|fantastic|insightful|thoughtful|interesting|brilliant|amazing"
 _ASKED = r"question|point|idea|observation|choice|topic|request"
 OPENER = re.compile(
-    rf"^\W*(?:(?:what|that(?:'s| is)|this is)\s+(?:an?\s+)?(?:(?:really|truly|very|such an?)\s+)*(?:{_PRAISE})\b"
+    rf"^\W*(?:(?:what|that(?:'s| is)|this is)\s+(?:an?\s+)?(?:(?:really|truly|very|such an?)\s+)*"
+    rf"(?:{_PRAISE})\b"
     rf"|(?:{_PRAISE})\s+(?:{_ASKED})\b"
-    r"|(?:absolutely|certainly|of course|definitely|sure(?: thing)?|you(?:'re| are) (?:absolutely |so )?right)\s*[!,.]"
+    r"|(?:absolutely|certainly|of course|definitely|sure(?: thing)?"
+    r"|you(?:'re| are) (?:absolutely |so )?right)\s*[!,.]"
     r"|i(?:'d| would) be (?:more than )?(?:happy|glad|delighted) to\b"
     r"|thank(?:s| you) (?:so much )?for (?:asking|sharing|your question)\b)",
     re.IGNORECASE,

@@ -27,8 +27,8 @@ def code_of(text: str) -> str:
 class UnitTestsSettings(RewardSettings):
     """The share of a prompt's tests that the answer's Python code passes, or whether all do.
 
-    `tests` of the prompt's meta is a list of test programs or one of them (asserts that follow the code); with
-    `entry_point` beside it, as in HumanEval, a call `check(entry_point)` is added.
+    `tests` of the prompt's meta is a list of test programs or one of them (asserts that follow the code);
+    with `entry_point` beside it, as in HumanEval, a call `check(entry_point)` is added.
     """
 
     kind: Literal["unit_tests"] = "unit_tests"
