@@ -16,7 +16,11 @@ isolated = pytest.mark.skipif(isolation() == "none", reason="neither bwrap nor u
     ("program", "status", "reason"),
     [
         ("assert sum([1, 2]) == 3", "passed", ""),
-        ("from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\nassert A().x", "passed", ""),
+        (
+            "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\nassert A().x",
+            "passed",
+            "",
+        ),
         ("assert 1 == 2", "failed", "AssertionError"),
         ("def f(:", "failed", "SyntaxError"),
         ("print('passed'); raise SystemExit(0)", "failed", "SystemExit"),

@@ -65,7 +65,7 @@ def _paragraphs(text: str, num_paragraphs: int) -> bool:
 
 
 def _sections(text: str, section_spliter: str, num_sections: int) -> bool:
-    return len(re.findall(rf"{re.escape(section_spliter)}\s*\d+", text)) >= num_sections
+    return len(re.findall(rf"{re.escape(section_spliter)}\s*(?:\d+|[IVXL]+\b)", text)) >= num_sections
 
 
 def _highlights(text: str, num_highlights: int) -> bool:

@@ -18,10 +18,13 @@ _CHOICE = re.compile(r"^[\s*(\[{$]*(?:option\s+|\\text\{)?([A-Z])(?![A-Za-z'])",
 
 
 def normalised(text: str) -> str:
-    """Lower case, compatibility forms, no punctuation, no English articles, single blanks."""
+    """Lower case, compatibility forms, no punctuation, no English articles, single blanks.
+
+    A text of nothing but these, such as `} ]`, keeps them.
+    """
     text = unicodedata.normalize("NFKC", text).lower()
-    text = "".join(" " if c in string.punctuation else c for c in text)
-    return " ".join(_ARTICLES.sub(" ", text).split())
+    plain = "".join(" " if c in string.punctuation else c for c in text)
+    return " ".join(_ARTICLES.sub(" ", plain).split()) or " ".join(text.split())
 
 
 class ExactMatchSettings(RewardSettings):
