@@ -17,7 +17,10 @@ from support import save_policy
 REWARDS: dict[str, Any] = {
     "brief": {"kind": "length_band", "maximum": 12, "slope": 40},
     "plain": {"kind": "style", "markup": 0.1},
-    "mix": {"kind": "sum", "weights": {"brief": 0.7, "plain": {"start": 0.0, "peak": 0.3, "warmup_steps": 2}}},
+    "mix": {
+        "kind": "sum",
+        "weights": {"brief": 0.7, "plain": {"start": 0.0, "peak": 0.3, "warmup_steps": 2}},
+    },
 }
 
 
@@ -46,7 +49,7 @@ def test_grpo_trains_on_a_composed_reward_and_records_its_parts(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"plain": {"kind": "product", "of": ["mix"]}}, "made of itself: mix -> plain -> mix"),
+        ({"plain": {"kind": "product", "of": ["mix"]}}, "made of itself: plain -> mix -> plain"),
         ({"plain": {"kind": "product", "of": ["lenght"]}}, "did you mean 'length'"),
         ({"length": {"kind": "numeric"}}, "something else already"),
         ({"plain": {"kind": "styl"}}, "styl"),

@@ -37,7 +37,11 @@ def test_trls_own_reward_functions_work() -> None:
 
 def test_a_verl_function_gets_its_four_arguments() -> None:
     def f(data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any]) -> Any:
-        return {"score": float(solution_str == ground_truth), "from": len(data_source), "note": extra_info["n"]}
+        return {
+            "score": float(solution_str == ground_truth),
+            "from": len(data_source),
+            "note": extra_info["n"],
+        }
 
     meta = [
         {"data_source": "gsm", "ground_truth": "4", "extra_info": {"n": 1}},

@@ -1,6 +1,6 @@
 """The inside of a worker: runs as a script in the child process and imports nothing of ours.
 
-Arguments: file descriptors to read from and to write to, a folder to import from, the target.
+Arguments: file descriptors to read from and to write to, a folder to import from, the target, MiB of memory.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -32,9 +33,11 @@ def load(target: str) -> Callable[..., Any]:
     return getattr(module, name)
 
 
-def main(read: int, write: int, source: str, target: str) -> None:
+def main(read: int, write: int, source: str, target: str, memory_mib: int) -> None:
     """Answer one line with one line until the pipe closes."""
     sys.path.insert(0, source)
+    if memory_mib:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
 
     def say(message: dict[str, Any]) -> None:
         os.write(write, json.dumps(message).encode() + b"\n")
@@ -60,4 +63,4 @@ def main(read: int, write: int, source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]))

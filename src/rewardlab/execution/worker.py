@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 _CHILD = Path(__file__).parent / "child.py"
+START_SECONDS = 60.0
+"""How long a child may take to import its function."""
 _SOURCE = Path(__file__).parent.parent.parent
 
 
@@ -50,12 +52,13 @@ def clean_environment(home: str = "/nonexistent") -> dict[str, str]:
 class Worker:
     """One child that calls `target`: `package.module:function` or `file.py:function`.
 
-    It is given one argument, or with `spread` the entries of a list as its arguments. Not for several threads
+    It is given one argument, or with `spread` the entries of a list as its arguments; `memory_mib`
+    bounds its address space (0: no bound). Not for several threads
     at once. `close` ends the child; so does losing the last reference.
     """
 
-    def __init__(self, target: str, *, spread: bool = False, start_seconds: float = 60.0) -> None:
-        self.target, self.spread, self.start_seconds = target, spread, start_seconds
+    def __init__(self, target: str, *, spread: bool = False, memory_mib: int = 0) -> None:
+        self.target, self.spread, self.memory_mib = target, spread, memory_mib
         self._process: subprocess.Popen[bytes] | None = None
         self._ask = self._hear = -1
         self._end: weakref.finalize[..., Worker] | None = None
@@ -80,7 +83,10 @@ class Worker:
         to_read, self._ask = os.pipe()
         self._hear, to_write = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", str(_CHILD), str(to_read), str(to_write), str(_SOURCE), self.target],
+            [
+                *(sys.executable, "-I", str(_CHILD), str(to_read), str(to_write)),
+                *(str(_SOURCE), self.target, str(self.memory_mib)),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -91,7 +97,7 @@ class Worker:
         os.close(to_read)
         os.close(to_write)
         self._end = weakref.finalize(self, _end, self._process, self._ask, self._hear)
-        ready = self._read(self.start_seconds)
+        ready = self._read(START_SECONDS)
         return None if not ready.failure else ready
 
     def _exchange(self, message: dict[str, Any], seconds: float) -> Reply:
@@ -123,11 +129,11 @@ class Worker:
 class WorkerPool:
     """A few workers for one function; calls from any thread wait for a free one."""
 
-    def __init__(self, target: str, *, size: int = 1, spread: bool = False) -> None:
+    def __init__(self, target: str, *, size: int = 1, spread: bool = False, memory_mib: int = 0) -> None:
         self.size = size
         self._free: queue.Queue[Worker] = queue.Queue()
         for _ in range(size):
-            self._free.put(Worker(target, spread=spread))
+            self._free.put(Worker(target, spread=spread, memory_mib=memory_mib))
 
     def call(self, argument: Any, seconds: float) -> Reply:
         """One call; see `Worker.call`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,22 +17,8 @@ from rewardlab.rewards.composable import Composable
 from rewardlab.rewards.rules.extraction import FORMS, Form, extract
 from rewardlab.rewards.rules.rule import RowError, reference
 
-
-def equivalent(pair: dict[str, str]) -> dict[str, bool]:
-    """Whether `said` and `wanted` are the same expression; runs in a child process, which bounds its time.
-
-    Signals that the library would set for itself are off: they work in a main thread only.
-    """
-    from math_verify import parse, verify
-
-    wanted = parse(_marked(pair["wanted"]), parsing_timeout=None, raise_on_error=True)
-    said = parse(_marked(pair["said"]), parsing_timeout=None)
-    same = bool(said) and verify(wanted, said, timeout_seconds=None)
-    return {"known": bool(wanted), "read": bool(said), "same": bool(same)}
-
-
-def _marked(text: str) -> str:
-    return text if "$" in text or "\\boxed" in text else f"${text}$"
+_COMPARE = f"{Path(__file__).parent / 'equivalence.py'}:equivalent"
+"""By its file, so that the child imports nothing else of ours."""
 
 
 class MathSettings(RewardSettings):
@@ -63,7 +50,7 @@ class MathEquivalence(Composable):
 
     def __init__(self, name: str, settings: MathSettings) -> None:
         self.name, self.settings = name, settings
-        self.pool = WorkerPool(f"{__name__}:equivalent", size=settings.workers)
+        self.pool = WorkerPool(_COMPARE, size=settings.workers, memory_mib=2048)
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score per rollout; no or no readable reference, a hang and a crash are errors."""
