@@ -36,7 +36,9 @@ def recipe(model: Path | str, **rewards: Any) -> dict[str, Any]:
 def test_grpo_trains_on_a_composed_reward_and_records_its_parts(tmp_path: Path) -> None:
     settings = load_settings(Recipe, recipe(save_policy(tmp_path / "model"))).value
     run_recipe(settings, tmp_path / "run")
-    rows = [r for s in (1, 2) for r in StageRecord(tmp_path / "run" / "stages" / "grpo").read_rollouts(s)]
+    rows = [
+        r for s in (1, 2) for r in StageRecord("grpo", tmp_path / "run" / "stages" / "grpo").read_rollouts(s)
+    ]
     assert len(rows) == 8
     for row in rows:
         assert row.score is not None

@@ -52,9 +52,9 @@ def clean_environment(home: str = "/nonexistent") -> dict[str, str]:
 class Worker:
     """One child that calls `target`: `package.module:function` or `file.py:function`.
 
-    It is given one argument, or with `spread` the entries of a list as its arguments; `memory_mib`
-    bounds its address space (0: no bound). Not for several threads
-    at once. `close` ends the child; so does losing the last reference.
+    It is given one argument, or with `spread` the entries of a list as its arguments; `memory_mib` bounds
+    its address space (0: no bound). Not for several threads at once. `close` ends the child; so does losing
+    the last reference.
     """
 
     def __init__(self, target: str, *, spread: bool = False, memory_mib: int = 0) -> None:

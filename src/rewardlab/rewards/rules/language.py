@@ -18,7 +18,7 @@ from rewardlab.rewards.base import Resolver, RewardSettings
 from rewardlab.rewards.rules.rule import Rule, reference
 
 _STOP_WORDS = {
-    "en": "a i my can we your if will the and of to is in that it for was with are be this have not you on as at by from or but they",
+    "en": "a i my we if the and of to is in that it for was with are be this have not you on as at by or but",
     "de": "der die das und ist nicht ein eine ich zu mit sich auf für den dem von im auch wir sie es wird",
     "fr": "le la les et est une des un que pour dans qui pas sur avec au ce il elle nous vous plus du sont",
     "es": "el los las y es una que de en por con para no se su del al lo como más pero está son",
