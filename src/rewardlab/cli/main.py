@@ -218,11 +218,14 @@ def serve(
     settings = load_settings(ServerSettings, {}, overrides or []).value
     found = find_reward(reward)
     facts = {"reward": found.name, "host": settings.host, "port": settings.port}
-    if as_json:
-        print(json.dumps(facts), flush=True)
-    else:
-        err.print(f"serving {reward} at http://{settings.host}:{settings.port} (Ctrl-C stops it)")
-    serve_reward(found, settings, os.environ.get("REWARDLAB_TOKEN"))
+
+    def announce() -> None:
+        if as_json:
+            print(json.dumps(facts), flush=True)
+        else:
+            err.print(f"serving {reward} at http://{settings.host}:{settings.port} (Ctrl-C stops it)")
+
+    serve_reward(found, settings, os.environ.get("REWARDLAB_TOKEN"), announce)
 
 
 @app.command()

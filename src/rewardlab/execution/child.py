@@ -23,14 +23,16 @@ def load(target: str) -> Callable[..., Any]:
     """The function that `module:function` or `file.py:function` names."""
     place, _, name = target.rpartition(":")
     if not place.endswith(".py"):
-        return getattr(importlib.import_module(place), name)
+        found: Callable[..., Any] = getattr(importlib.import_module(place), name)
+        return found
     spec = importlib.util.spec_from_file_location(os.path.basename(place)[:-3], place)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return getattr(module, name)
+    found = getattr(module, name)
+    return found
 
 
 def main(read: int, write: int, source: str, target: str, memory_mib: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,8 +44,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(reward: Reward, settings: ServerSettings, token: str | None) -> None:
-    """Serve until interrupted; refuses to listen beyond this machine without a token."""
+def serve(
+    reward: Reward, settings: ServerSettings, token: str | None, announce: Callable[[], None] | None = None
+) -> None:
+    """Serve until interrupted; refuses to listen beyond this machine without a token.
+
+    `announce` is called when nothing stands against starting.
+    """
     if not is_loopback(settings.host) and not token:
         raise UserError(
             f"{settings.host} can be reached from other machines, and there is no token.",
@@ -56,6 +62,8 @@ def serve(reward: Reward, settings: ServerSettings, token: str | None) -> None:
 
     from rewardlab.serving.app import make_app
 
+    if announce is not None:
+        announce()
     uvicorn.run(
         make_app(reward, settings, token), host=settings.host, port=settings.port, log_level="warning"
     )
