@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rewardlab.evaluation import evaluate as evaluate
     from rewardlab.pipeline.recipe import Recipe as Recipe
     from rewardlab.pipeline.run import run_recipe as run_recipe
+    from rewardlab.rewards.composable import maximum as maximum
+    from rewardlab.rewards.composable import minimum as minimum
+    from rewardlab.rewards.composable import reward as reward
     from rewardlab.worlds.advice import AdviceWorld as AdviceWorld
 
 _HOMES = {
@@ -30,6 +33,9 @@ _HOMES = {
     "Score": "core.types",
     "audit_reward": "audit",
     "evaluate": "evaluation",
+    "maximum": "rewards.composable",
+    "minimum": "rewards.composable",
+    "reward": "rewards.composable",
     "run_recipe": "pipeline.run",
 }
 __all__ = sorted(_HOMES)

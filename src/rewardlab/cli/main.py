@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib import resources
 from pathlib import Path
@@ -198,6 +199,33 @@ def view(
         out = Console()
         out.print(summary_table(summary))
         out.print(f"report: {report}", soft_wrap=True)
+
+
+@app.command()
+def serve(
+    reward: Annotated[
+        str, typer.Argument(help="Reward model folder, a built-in reward, or file.yaml:name with `rewards:`.")
+    ],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Serve a reward over HTTP: plain JSON, OpenRLHF's remote reward, OpenAI-style scoring."""
+    from rewardlab.core.recipes import load_settings
+    from rewardlab.serving.serve import find_reward
+    from rewardlab.serving.serve import serve as serve_reward
+    from rewardlab.serving.settings import ServerSettings
+
+    settings = load_settings(ServerSettings, {}, overrides or []).value
+    found = find_reward(reward)
+    facts = {"reward": found.name, "host": settings.host, "port": settings.port}
+
+    def announce() -> None:
+        if as_json:
+            print(json.dumps(facts), flush=True)
+        else:
+            err.print(f"serving {reward} at http://{settings.host}:{settings.port} (Ctrl-C stops it)")
+
+    serve_reward(found, settings, os.environ.get("REWARDLAB_TOKEN"), announce)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.core.types import Rollout, Sequence
 from rewardlab.data.peek import format_rendered
-from rewardlab.models.engine import Engine
+from rewardlab.models.engine import Engine, EngineSettings
 from rewardlab.models.loading import (
     Model,
     ModelSettings,
@@ -26,6 +27,7 @@ from rewardlab.models.loading import (
 from rewardlab.pipeline.several import several
 from rewardlab.records.run import Run
 from rewardlab.rewards.base import Reward
+from rewardlab.rewards.catalog import Book
 from rewardlab.rewards.learned import LearnedReward
 from rewardlab.rewards.process import ProcessReward
 from rewardlab.rewards.rules import NumericAnswer, TextLength
@@ -50,6 +52,7 @@ class Context:
     show: Callable[[object], None] = print
     """Where peeked rows go."""
     warnings: list[str] = field(default_factory=list)
+    _books: weakref.WeakKeyDictionary[Engine, Book] = field(default_factory=weakref.WeakKeyDictionary)
 
     @functools.cached_property
     def world(self) -> AdviceWorld:
@@ -88,11 +91,23 @@ class Context:
         return self.engine(load_policy(self.model_settings(name)))
 
     def reward(self, name: str, policy: Engine | None = None) -> Reward:
-        """The world's `gold`, a built-in reward, or a trained reward model by stage name or folder.
+        """A reward of the recipe, the world's `gold`, a built-in one, or a trained reward model.
 
-        A reward model with the policy's own tokenizer scores its ids rather than their text; a process
-        reward model always reads text.
+        What a recipe's reward is made of is built once per policy, and kept as long as the policy lives.
         """
+        if name not in self.recipe.rewards:
+            return self._other_reward(name, policy)
+        if policy is None:
+            return Book(self.recipe.rewards, self._other_reward, self.policy).reward(name)
+        if policy not in self._books:
+            alive = weakref.ref(policy)
+            self._books[policy] = Book(
+                self.recipe.rewards, lambda other: self._other_reward(other, alive()), self.policy
+            )
+        return self._books[policy].reward(name)
+
+    def _other_reward(self, name: str, policy: Engine | None = None) -> Reward:
+        """The world's `gold`, a built-in reward, or a trained reward model by stage name or folder."""
         if name == "gold":
             return self.world.gold
         if name in BUILT_IN_REWARDS:
@@ -100,22 +115,7 @@ class Context:
         settings = self.model_settings(name)
         if (found := several(self, name, Path(settings.path), policy)) is not None:
             return found
-        process = Path(settings.path) / "process.json"
-        if process.is_file():
-            judge = self.engine(load_reward_model(settings))
-            return ProcessReward(name, judge, **json.loads(process.read_text()))
-        file = Path(settings.path) / "reward.json"  # there if we trained it
-        facts = json.loads(file.read_text()) if file.is_file() else {}
-        engine = self.engine(load_reward_model(settings))
-        same = policy is not None and same_tokenizer(policy.model, engine.model)
-        return LearnedReward(
-            name,
-            engine,
-            offset=facts.get("offset", 0.0),
-            max_tokens=facts.get("max_tokens"),
-            reads_ids=same,
-            whole=not facts,
-        )
+        return trained_reward(name, settings, self.recipe.engine, policy)
 
     def take_warnings(self) -> list[str]:
         """The warnings since the last call."""
@@ -140,3 +140,27 @@ class Context:
                 value = score.status if score.value is None else f"{score.value:.3g}"
                 text.append(f"score {value}   {parts} {score.reason}", style="cyan")
             self.show(text)
+
+
+def trained_reward(
+    name: str, settings: ModelSettings, engine: EngineSettings, policy: Engine | None = None
+) -> Reward:
+    """A reward model, or a process reward model, from its folder or id.
+
+    A reward model with the policy's own tokenizer scores its ids rather than their text; a process reward
+    model always reads text.
+    """
+    judge = Engine(load_reward_model(settings), engine)
+    process = Path(settings.path) / "process.json"
+    if process.is_file():
+        return ProcessReward(name, judge, **json.loads(process.read_text()))
+    file = Path(settings.path) / "reward.json"  # there if we trained it
+    facts = json.loads(file.read_text()) if file.is_file() else {}
+    return LearnedReward(
+        name,
+        judge,
+        offset=facts.get("offset", 0.0),
+        max_tokens=facts.get("max_tokens"),
+        reads_ids=policy is not None and same_tokenizer(policy.model, judge.model),
+        whole=not facts,
+    )

@@ -28,6 +28,7 @@ from rewardlab.pipeline.stages.reward import RewardEnsembleStage, RewardStage
 from rewardlab.pipeline.stages.reward_heads import RewardHeadsStage
 from rewardlab.pipeline.stages.scratch import ScratchStage
 from rewardlab.pipeline.stages.sft import SFTStage
+from rewardlab.rewards.catalog import AnyReward
 from rewardlab.worlds.advice.world import AdviceSettings
 
 AnyStage = Annotated[
@@ -68,6 +69,8 @@ class Recipe(Settings):
     data_root: str = "."
     """Folder that relative sources start from."""
     engine: EngineSettings = EngineSettings()
+    rewards: dict[str, AnyReward] = {}
+    """Name -> a reward; stages and other rewards use it by that name."""
     stages: list[AnyStage]
 
     @model_validator(mode="before")
@@ -80,6 +83,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _references(self) -> Recipe:
         """Every name a stage refers to exists by the time it runs: found out now, not after hours."""
+        self._check_rewards()
         earlier = ["base"]
         for number, stage in enumerate(self.stages):
             if stage.name in earlier:
@@ -93,9 +97,28 @@ class Recipe(Settings):
             earlier.append(stage.name)
         return self
 
+    def _check_rewards(self) -> None:
+        """No name is taken twice, and no reward is made of itself."""
+        others = ["base", "gold", *BUILT_IN_REWARDS, *(s.name for s in self.stages)]
+        if taken := sorted(set(self.rewards) & set(others)):
+            raise ValueError(f"rewards.{taken[0]}: {taken[0]!r} is something else already; rename the reward")
+        for name in self.rewards:
+            self._check_circle(name, (name,))
+
+    def _check_circle(self, name: str, way: tuple[str, ...]) -> None:
+        for part in self.rewards[name].references():
+            if part in way:
+                circle = " -> ".join([*way[way.index(part) :], part])
+                raise ValueError(f"rewards.{name}: the reward {part!r} is made of itself: {circle}")
+            if part in self.rewards:
+                self._check_circle(part, (*way, part))
+
     def _unknown(self, name: str, earlier: list[str], later: list[str]) -> str | None:
-        """What is wrong with a reference, or None."""
-        known = [*earlier, "gold", *BUILT_IN_REWARDS]
+        """What is wrong with a reference, or None; a reward is as good as all that it is made of."""
+        if name in self.rewards:
+            found = (self._unknown(p, earlier, later) for p in self.rewards[name].references())
+            return next((f"rewards.{name}: {problem}" for problem in found if problem), None)
+        known = [*earlier, *self.rewards, "gold", *BUILT_IN_REWARDS]
         if name == "gold" and self.world is None:
             return "the reward 'gold' is the world's, and there is no `world:` section"
         if name in known or _is_path(name):

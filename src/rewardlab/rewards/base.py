@@ -40,6 +40,10 @@ class Resolver(Protocol):
 class RewardSettings(Settings):
     """Settings of one kind of reward. A subclass adds `kind: Literal[...]` and its knobs."""
 
+    def references(self) -> list[str]:
+        """Names of the rewards and policies that it is made of."""
+        return []
+
     @abstractmethod
     def build(self, name: str, resolver: Resolver) -> Reward:
         """The reward, under the name that its scores are logged with."""

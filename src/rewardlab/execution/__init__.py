@@ -1,0 +1,1 @@
+"""Code that must not hurt us: killable child processes and a sandbox for generated programs."""

@@ -1,0 +1,1 @@
+"""Servers: a reward behind an HTTP endpoint."""
