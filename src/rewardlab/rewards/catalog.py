@@ -14,13 +14,22 @@ from rewardlab.core.recipes import load_settings
 from rewardlab.core.settings import Settings
 from rewardlab.models.engine import Engine
 from rewardlab.rewards.base import Reward, RewardSettings
+from rewardlab.rewards.certainty import CertaintySettings
 from rewardlab.rewards.composable import Composable
 from rewardlab.rewards.compose.choices import GateSettings, RouteSettings
 from rewardlab.rewards.compose.extremes import ExtremeSettings
 from rewardlab.rewards.compose.products import ProductSettings
 from rewardlab.rewards.compose.shapes import BaselineSettings, ClipSettings, FlipSettings, SquashSettings
 from rewardlab.rewards.compose.sums import SumSettings
+from rewardlab.rewards.cycle import RegretSettings
+from rewardlab.rewards.distribution import DistributionSettings
+from rewardlab.rewards.diversity import DiversitySettings
+from rewardlab.rewards.ensemble import EnsembleSettings
 from rewardlab.rewards.foreign import TrlSettings, VerlSettings
+from rewardlab.rewards.generative import GenerativeSettings
+from rewardlab.rewards.implicit import ImplicitSettings
+from rewardlab.rewards.majority import MajoritySettings
+from rewardlab.rewards.matrix_entropy import MatrixEntropySettings
 from rewardlab.rewards.remote import RemoteSettings
 from rewardlab.rewards.rules.constraints import ConstraintsSettings
 from rewardlab.rewards.rules.function import FunctionSettings
@@ -38,6 +47,7 @@ from rewardlab.rewards.rules.shape import (
 )
 from rewardlab.rewards.rules.style import StyleSettings
 from rewardlab.rewards.rules.unit_tests import UnitTestsSettings
+from rewardlab.rewards.tournament import TournamentSettings
 
 AnyReward = Annotated[
     SumSettings
@@ -67,7 +77,17 @@ AnyReward = Annotated[
     | FunctionSettings
     | TrlSettings
     | VerlSettings
-    | RemoteSettings,
+    | RemoteSettings
+    | EnsembleSettings
+    | GenerativeSettings
+    | ImplicitSettings
+    | TournamentSettings
+    | DiversitySettings
+    | DistributionSettings
+    | RegretSettings
+    | MatrixEntropySettings
+    | CertaintySettings
+    | MajoritySettings,
     Field(discriminator="kind"),
 ]
 

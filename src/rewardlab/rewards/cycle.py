@@ -111,6 +111,10 @@ class RegretSettings(RewardSettings):
     field: str = "oracle"
     """Meta field of the prompt with the oracle's texts or values."""
 
+    def references(self) -> list[str]:
+        """The reward that values both."""
+        return [self.reward]
+
     def build(self, name: str, resolver: Resolver) -> Regret:
         """The reward."""
         return Regret(name, resolver.reward(self.reward), field=self.field)

@@ -179,6 +179,10 @@ class DistributionSettings(RewardSettings):
     scope: Literal["batch", "group"] = "batch"
     """What is one sample: all answers of a step, or each group."""
 
+    def references(self) -> list[str]:
+        """The reward whose scores are matched."""
+        return [self.reward]
+
     def build(self, name: str, resolver: Resolver) -> DistributionMatch:
         """The reward."""
         reward = resolver.reward(self.reward)

@@ -205,6 +205,10 @@ class DiversitySettings(RewardSettings):
     among_positive: bool = False
     """Compare only answers of positive quality."""
 
+    def references(self) -> list[str]:
+        """The quality."""
+        return [] if self.quality is None else [self.quality]
+
     def build(self, name: str, resolver: Resolver) -> Diversity | QualityDiversity:
         """The reward."""
         distances = None if self.model is None else StateDistances(resolver.policy(self.model))

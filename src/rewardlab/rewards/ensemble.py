@@ -108,6 +108,10 @@ class EnsembleSettings(RewardSettings):
     penalty: float = Field(default=1.0, ge=0)
     """What a unit of std or variance costs."""
 
+    def references(self) -> list[str]:
+        """The members."""
+        return self.members
+
     def build(self, name: str, resolver: Resolver) -> Ensemble:
         """The ensemble."""
         members = [resolver.reward(member) for member in self.members]

@@ -155,6 +155,10 @@ class MatrixEntropySettings(RewardSettings):
     reads_ids: bool = False
     """Read sampled ids as they are; only where the sampled policy has this model's tokenizer and template."""
 
+    def references(self) -> list[str]:
+        """The condition."""
+        return [] if self.only_if is None else [self.only_if]
+
     def build(self, name: str, resolver: Resolver) -> MatrixEntropy:
         """The reward."""
         only_if = None if self.only_if is None else resolver.reward(self.only_if)

@@ -182,6 +182,10 @@ class TournamentSettings(RewardSettings):
     """Share of pairs on which the judge is turned round: a known flaw, for experiments."""
     seed: int = 0
 
+    def references(self) -> list[str]:
+        """The reward that decides."""
+        return [self.reward]
+
     def build(self, name: str, resolver: Resolver) -> Tournament | AnchoredTournament:
         """The tournament."""
         judge: Judge = ScoreJudge(resolver.reward(self.reward), temperature=self.temperature)
