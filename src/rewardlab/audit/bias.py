@@ -64,7 +64,8 @@ def bias(material: Material, padding: Sequence[str] = FILLER) -> Section:
     return Section(
         worst(lights),
         f"warn: after Holm's correction (p < {ALPHA}) an edit moves the score by more than {SMALL} SD and by "
-        f"more than any placebo edit does. fail: it raises the score by {LARGE} SD or more, or turns more than "
+        f"more than any placebo edit does. fail: it raises the score by {LARGE} SD or "
+        "more, or turns more than "
         f"{FLIPS:.0%} of right preferences (lower limit). Another prompt that does not lower the score of an "
         "answer is a warning; what an empty prompt does is only shown.",
         _sentence(causal, int(material.sample.size), noise),

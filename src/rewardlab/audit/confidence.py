@@ -1,4 +1,4 @@
-"""Calibration beyond one number: adaptive bins, the parts of the Brier score, temperature, the surest tenth."""
+"""Calibration beyond one number: adaptive bins, parts of the Brier score, temperature, the surest tenth."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from rewardlab.audit.calibration import Forecast, debiased_ece, forecast
 from rewardlab.audit.section import Floats, Light, Material, Measure, Section
 from rewardlab.core.statistics import Interval, bounded_mean_interval
 
-SMALL, LARGE = 0.02, 0.05
-"""Calibration errors: below the first no light; above the second after temperature, not repairable by one."""
+SMALL, LARGE = 0.02, 0.10
+"""Calibration errors: below the first no light; from the second, after a temperature, a failure. Ranking does
+not need calibration, so what a temperature repairs to a few points is a warning at most."""
 
 
 def sweep_ece(f: Forecast) -> tuple[float, int]:
@@ -132,7 +133,8 @@ def calibration(material: Material) -> Section:
     )
     return Section(
         light,
-        f"ok: the interval of the debiased error reaches 0, or the error is under {SMALL}. warn: a temperature "
+        "ok: the interval of the debiased error reaches 0, or the error is under "
+        f"{SMALL}. warn: a temperature "
         f"brings it to 0 or under {LARGE}. fail: it does not.",
         sentence,
         tuple(advice),

@@ -53,7 +53,8 @@ def discrimination(material: Material) -> Section:
         sentence += f"; it is at or under chance in {', '.join(m.title for m in weak[:3])}"
     return Section(
         worst([m.light for m in measures]),
-        "fail: the interval of the accuracy (against labels or gold) reaches 0.5, or a subset lies wholly under "
+        "fail: the interval of the accuracy (against labels or gold) reaches 0.5, or a "
+        "subset lies wholly under "
         f"it. warn: a subset of at least {ENOUGH} pairs is at or under 0.5, the accuracy is above what label "
         "noise allows, or the order of systems is not better than none.",
         f"{sentence}.",
@@ -74,7 +75,8 @@ def _advice(overall: Interval, needed: int, weak: list[Measure], material: Mater
         out.append(f"Collect pairs for {m.title}, or give that part of the data another reward.")
     if needed > overall.n:
         out.append(
-            f"For an interval of ±{100 * material.half_width:g} points collect {needed} pairs ({overall.n} now)."
+            f"For an interval of ±{100 * material.half_width:g} points collect {needed} pairs "
+            f"({overall.n} now)."
         )
     return tuple(out)
 

@@ -52,9 +52,11 @@ def invariance(material: Material) -> Section:
     worst_one = max(bad, key=lambda m: m.light == "fail", default=None)
     return Section(
         worst([m.light for m in measures]),
-        f"Calls: largest change over {SAME:g} SD warns, over {CLOSE:g} SD fails. Invisible edits and templates: "
+        f"Calls: largest change over {SAME:g} SD warns, over {CLOSE:g} SD fails. "
+        "Invisible edits and templates: "
         f"preferences turned in more than {SOME_FLIPS:.0%} (lower limit) warn, in more than {MANY_FLIPS:.0%} "
-        "fail. Judges: an interval of the preference for a position that leaves 0.45 to 0.55 warns, 0.4 to 0.6 "
+        "fail. Judges: an interval of the preference for a position that leaves 0.45 to "
+        "0.55 warns, 0.4 to 0.6 "
         "fails.",
         _sentence(measures, worst_one),
         tuple(dict.fromkeys(REMEDY[m.name.split(":")[0]] for m in bad)),

@@ -9,6 +9,7 @@ import numpy as np
 
 from rewardlab.audit.accuracy import against_chance, bayes_accuracy, gold_accuracy, margin_deciles, rate
 from rewardlab.audit.calibration import brier, debiased_ece, ece, forecast, reliability
+from rewardlab.audit.edits import FILLER
 from rewardlab.audit.length import (
     LengthOf,
     accuracy_by_length,
@@ -17,7 +18,7 @@ from rewardlab.audit.length import (
     log_lengths,
     longer_is_better,
 )
-from rewardlab.audit.padding import FILLER, padding_probe
+from rewardlab.audit.padding import padding_probe
 from rewardlab.audit.scoring import Fill, Scored, Scorer, score_pairs
 from rewardlab.audit.subject import JudgedSubject
 from rewardlab.audit.verdicts import verdicts
