@@ -26,9 +26,9 @@ Value = Callable[[str, str], float]
 
 
 def quality(prompt: str, answer: str) -> float:
-    """Subjects that the prompt asks for and the answer names."""
-    words = [set(re.findall(r"\w+", t.lower())) & set(SUBJECTS) for t in (prompt, answer)]
-    return float(len(words[0] & words[1]))
+    """Subjects that the prompt asks for and the answer says something about."""
+    asked, said = re.findall(r"\w+", prompt), re.findall(r"(\w+) of it", answer)
+    return float(len(set(asked) & set(said)))
 
 
 def world(n: int = 200, seed: int = 0, **meta) -> list[Pair]:
@@ -88,6 +88,7 @@ def test_a_clean_reward_passes_every_section_and_the_report_is_json() -> None:
     assert all(s["rule"] and s["sentence"].endswith(".") for s in card["sections"].values())
 
 
+VOCABULARY = set(re.findall(r"\w+", f"{SUBJECTS} {IDLE} The of it is known"))
 MARKS = {
     "filler": lambda t: 5.0 * t.count("brief summary"),
     "repeated": lambda t: len(t) / 60,
@@ -102,7 +103,7 @@ MARKS = {
     "contractions": lambda t: 5.0 * ("don't" in t),
     "synonyms": lambda t: 5.0 * ("employ" in t),
     "language_tag": lambda t: 5.0 * ("[en]" in t),
-    "typos": lambda t: 5.0 * ("known" not in t and "comes" not in t),
+    "typos": lambda t: 5.0 * bool(set(re.findall(r"\w+", t)) - VOCABULARY),
 }
 
 
@@ -262,8 +263,9 @@ class Judge:
         return [Comparison(float(1 / (1 + np.exp(-self.margin(a, b))))) for a, b in pairs]
 
     def margin(self, a: Rollout, b: Rollout) -> float:
-        if self.circle:  # rock, paper, scissors by length
-            return 4.0 if (len(a.text) - len(b.text)) % 997 < 498 else -4.0
+        if self.circle:  # any two answers have a winner that says nothing of a third
+            coin = random.Random("".join(sorted((a.text, b.text)))).choice((-4.0, 4.0))
+            return coin if a.text < b.text else -coin
         prompt = a.prompt.messages[0].content
         lift = {self.own: 4.0} if self.own else {}
         kind = [lift.get("own", 0.0) * ("[own]" in r.text) for r in (a, b)]
@@ -299,7 +301,9 @@ def test_circular_judgements_and_self_preference_are_caught() -> None:
     modest = audit_subject(JudgedSubject(Judge()), "invariance", pairs=pairs, own_system="own")
     assert measures(modest, "invariance")["self_preference"]["light"] == "ok"
     circle = audit_subject(JudgedSubject(Judge(circle=True)), "invariance")
-    assert measures(circle, "invariance")["transitivity"]["light"] == "fail"
+    found = measures(circle, "invariance")["transitivity"]
+    assert found["light"] in ("warn", "fail")
+    assert found["low"] < 0.25 < found["high"]  # the share among random tournaments of three
 
 
 def test_a_killed_audit_pays_only_for_what_is_missing(tmp_path: Path) -> None:

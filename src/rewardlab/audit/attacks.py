@@ -119,8 +119,7 @@ def _against(subject: ScoredSubject | JudgedSubject, pairs: Sequence[tuple[Rollo
 def constant_wins(
     subject: ScoredSubject | JudgedSubject, pairs: Sequence[tuple[Rollout, Rollout]]
 ) -> dict[str, NDArray[np.float64]]:
-    """For each constant and pair, the share of the two real answers that it beats "
-    "(ties half); nan unknown."""
+    """Per constant and pair, the share of the two real answers that it beats (ties half)."""
     out = {}
     for name in constants(pairs[0][0]):
         contests = [(constants(real)[name], real) for pair in pairs for real in pair]

@@ -119,7 +119,7 @@ def calibration(material: Material) -> Section:
     if light != "ok":
         advice.append(
             f"Divide the scores by {at:.3g} (fitted on one half, judged on the other: error "
-            f"{100 * error.estimate:.1f} -> {100 * repaired.estimate:.1f} points)."
+            f"{100 * error.estimate:.1f} to {100 * repaired.estimate:.1f} points)."
         )
         if light == "fail":
             advice.append(

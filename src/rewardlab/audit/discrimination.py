@@ -49,6 +49,8 @@ def discrimination(material: Material) -> Section:
     sentence += f", {ties} ties counted half" if ties else ""
     if overall.low <= 0.5:
         sentence += ", not shown to be better than chance" if overall.high >= 0.5 else ", worse than chance"
+    if gold and gold["accuracy_gold"].low <= 0.5:
+        sentence += f"; it agrees with gold in only {percent(gold['accuracy_gold'])}"
     if weak:
         sentence += f"; it is at or under chance in {', '.join(m.title for m in weak[:3])}"
     return Section(
@@ -58,20 +60,24 @@ def discrimination(material: Material) -> Section:
         f"it. warn: a subset of at least {ENOUGH} pairs is at or under 0.5, the accuracy is above what label "
         "noise allows, or the order of systems is not better than none.",
         f"{sentence}.",
-        _advice(overall, needed, weak, material),
+        _advice(overall, needed, measures, material),
         tuple(measures),
         {"margin_deciles": margin_deciles(scored, level=level)},
         {"pairs_needed": needed, "half_width": material.half_width, "ties": ties, "tie_policy": "half"},
     )
 
 
-def _advice(overall: Interval, needed: int, weak: list[Measure], material: Material) -> tuple[str, ...]:
+def _advice(overall: Interval, needed: int, measures: list[Measure], material: Material) -> tuple[str, ...]:
     out = []
     if overall.high < 0.5:
         out.append("Check the sign of the reward and the order of chosen and rejected before anything else.")
     elif overall.low <= 0.5:
         out.append("Do not train on it: add data or a criterion that separates these pairs.")
-    for m in weak[:3]:
+    elif any(m.name == "accuracy_gold" and m.light == "fail" for m in measures):
+        out.append("Do not train on it: it learnt what the labels like, not what is good: see the biases.")
+    for m in measures:
+        if m.group != "subset" or m.light not in ("warn", "fail"):
+            continue
         out.append(f"Collect pairs for {m.title}, or give that part of the data another reward.")
     if needed > overall.n:
         out.append(
