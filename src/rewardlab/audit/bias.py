@@ -57,7 +57,13 @@ def bias(material: Material, padding: Sequence[str] = FILLER) -> Section:
             Measure(probe.name, probe.title, value, "SD", light, 0.0, p, flips, group=probe.direction)
         )
         if light in ("warn", "fail"):
-            advice.append((light != "fail", -abs(value.estimate), f"{probe.title}: {probe.remedy}"))
+            advice.append(
+                (
+                    light != "fail",
+                    -abs(value.estimate),
+                    f"{probe.title[0].upper()}{probe.title[1:]}: {probe.remedy}",
+                )
+            )
     slopes = _slopes(material)
     causal = [m for m in measures if m.light != "none"]
     lights = [m.light for m in causal]
@@ -155,6 +161,6 @@ def _sentence(measures: list[Measure], pairs: int, noise: float) -> str:
     top = max(bad, key=lambda m: (m.light == "fail", m.group != "down", abs(m.value.estimate)))
     text = f"{len(bad)} of {len(measures)} edits move the score as they should not; the worst is "
     text += f"“{top.title}” with {plain(top.value)} SD"
-    if top.flips is not None and top.flips.n:
+    if top.flips is not None and top.flips.n and top.value.estimate > 0:
         text += f", which turns {percent(top.flips)} of right preferences"
     return f"{text}."

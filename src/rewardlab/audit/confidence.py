@@ -13,6 +13,8 @@ from rewardlab.audit.calibration import Forecast, debiased_ece, forecast
 from rewardlab.audit.section import Floats, Light, Material, Measure, Section
 from rewardlab.core.statistics import Interval, bounded_mean_interval
 
+HOTTEST = 1e3
+"""Times the spread of the margins: the bound of the fitted temperature."""
 SMALL, LARGE = 0.02, 0.10
 """Calibration errors: below the first no light; from the second, after a temperature, a failure. Ranking does
 not need calibration, so what a temperature repairs to a few points is a warning at most."""
@@ -62,13 +64,20 @@ def brier_parts(f: Forecast) -> dict[str, float]:
 
 
 def temperature(margin: Floats, label: Floats) -> float:
-    """T > 0 that minimises the mean log loss of sigmoid(margin / T) against the labels, within 1e-3..1e3."""
+    """T > 0 that minimises the mean log loss of sigmoid(margin / T) against the labels, within 1/1000 to 1000
+    times the root mean square of the margins; 1 where all margins are 0.
+    """
+    scale = float(np.sqrt(np.mean(margin**2)))
+    if scale == 0:
+        return 1.0
 
     def loss(log_t: float) -> float:
         z = margin / np.exp(log_t)
         return float((label * np.logaddexp(0, -z) + (1 - label) * np.logaddexp(0, z)).mean())
 
-    found = optimize.minimize_scalar(loss, bounds=(np.log(1e-3), np.log(1e3)), method="bounded")
+    found = optimize.minimize_scalar(
+        loss, bounds=(np.log(scale / HOTTEST), np.log(scale * HOTTEST)), method="bounded"
+    )
     return float(np.exp(found.x))
 
 
@@ -107,8 +116,9 @@ def calibration(material: Material) -> Section:
     sweep, bins = sweep_ece(before)
     parts = brier_parts(before)
     surest = top_decile(before, level=level)
-    light = _light(error, repaired)
     at = float(np.sqrt(temperatures[0] * temperatures[1]))
+    useless = max(temperatures) > 0.9 * HOTTEST * float(np.sqrt(np.mean(margin**2))) > 0
+    light = _light(error, repaired) if not useless else "fail"
     measures = [
         Measure("ece_debiased", "calibration error", error, "probability", light, 0.0),
         Measure("ece_after_temperature", "after a temperature", repaired, "probability", "none", 0.0),
@@ -116,7 +126,11 @@ def calibration(material: Material) -> Section:
         *_points(parts, sweep, at, margin.size),
     ]
     advice = []
-    if light != "ok":
+    if useless:
+        advice.append(
+            "The best temperature is infinite: the order is no better than chance, repair that first."
+        )
+    elif light != "ok":
         advice.append(
             f"Divide the scores by {at:.3g} (fitted on one half, judged on the other: error "
             f"{100 * error.estimate:.1f} to {100 * repaired.estimate:.1f} points)."
@@ -133,9 +147,8 @@ def calibration(material: Material) -> Section:
     )
     return Section(
         light,
-        "ok: the interval of the debiased error reaches 0, or the error is under "
-        f"{SMALL}. warn: a temperature "
-        f"brings it to 0 or under {LARGE}. fail: it does not.",
+        f"ok: the interval of the debiased error reaches 0, or it is under {SMALL}. warn: a temperature "
+        f"brings it to 0 or under {LARGE}. fail: it does not, or only an infinite one does.",
         sentence,
         tuple(advice),
         tuple(measures),
