@@ -11,7 +11,7 @@ from rewardlab.core.errors import UserError
 from rewardlab.core.recipes import load_settings
 from rewardlab.pipeline.recipe import Recipe
 from rewardlab.pipeline.run import run_recipe
-from support import save_policy
+from support import save_policy, tiny_reward_model
 
 
 def recipe(model: str, **stage) -> Recipe:
@@ -42,3 +42,16 @@ def test_sections_can_be_left_out_and_a_wrong_name_is_refused(tmp_path: Path) ->
     assert list(summary["reward_model"]["sections"]) == ["calibration"]
     with pytest.raises(UserError, match="no section 'bais'"):
         run_recipe(recipe("embedded:advice-base", skip=["bais"]), tmp_path / "two")
+
+
+def test_another_chat_template_is_compared(tmp_path: Path) -> None:
+    model = tiny_reward_model(seed=1)
+    model.hf.save_pretrained(tmp_path / "rm")
+    model.tokenizer.save_pretrained(tmp_path / "rm")
+    folder = str(tmp_path / "rm")
+    run_recipe(recipe(folder, reward=folder, only=["invariance"], chat_templates=["plain"]), tmp_path / "run")
+    card = json.loads((tmp_path / "run" / "audit.json").read_text())["rewards"][folder]
+    found = {m["name"]: m for m in card["sections"]["invariance"]["measures"]}
+    assert found["batch_size"]["light"] == "ok"
+    assert found["template:plain"]["n"] == 20
+    assert found["template:plain"]["estimate"] > 0
