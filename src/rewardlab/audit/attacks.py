@@ -52,6 +52,8 @@ MUTATIONS: dict[str, Callable[[str], str]] = {
     "+shuffled": edits.shuffled,
 }
 """Steps of the search; none adds content to an answer."""
+ROUNDS = 3
+"""Steps in a row that the budget allows every attacked answer."""
 LONGEST = 4000
 """Characters; no step makes a longer answer."""
 
@@ -74,12 +76,12 @@ def search(
     """Greedy search from each pair's worse answer, and how many candidates it weighed.
 
     In each round every mutation of the best text so far is tried, and the best one kept while it gains. The
-    budget is shared equally: `calls` candidates at most, over all pairs; fewer pairs are attacked rather
-    than pairs attacked by less than one round. A judge compares with the better answer in both orders, so
-    a candidate costs it two calls.
+    budget is shared equally: `calls` candidates at most, over as many pairs as it can attack for `ROUNDS`
+    rounds; what pairs that gain nothing leave over deepens the others. A judge compares with the better
+    answer in both orders, so a candidate costs it two calls.
     """
     cost = 2 if subject.pairwise else 1
-    attacked = list(pairs[: max(1, calls // (cost * len(MUTATIONS)))])
+    attacked = list(pairs[: max(1, calls // (cost * ROUNDS * len(MUTATIONS)))])
     best = [(worse, tuple[str, ...](), m) for (_, worse), m in zip(attacked, _against(subject, attacked))]
     start = np.array([m for *_, m in best])
     active, spent = set(range(len(attacked))), 0
