@@ -8,16 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from rewardlab.audit.edits import FILLER
 from rewardlab.audit.scoring import Fill, Scored, Scorer, score_all
 from rewardlab.core.statistics import mean_interval, wilson
 from rewardlab.core.types import Rollout
-
-FILLER = (
-    "That is a brief summary of the matter.",
-    "There are of course several ways to look at it.",
-    "These points are worth keeping in mind.",
-)
-"""Neutral English sentences that add nothing to any answer."""
 
 
 def padded(rollout: Rollout, sentences: Sequence[str], fill: Fill | None = None) -> Rollout:

@@ -9,6 +9,7 @@ import numpy as np
 
 from rewardlab.audit.accuracy import against_chance, bayes_accuracy, gold_accuracy, margin_deciles, rate
 from rewardlab.audit.calibration import brier, debiased_ece, ece, forecast, reliability
+from rewardlab.audit.edits import FILLER
 from rewardlab.audit.length import (
     LengthOf,
     accuracy_by_length,
@@ -17,11 +18,12 @@ from rewardlab.audit.length import (
     log_lengths,
     longer_is_better,
 )
-from rewardlab.audit.padding import FILLER, padding_probe
-from rewardlab.audit.scoring import Fill, Scorer, score_pairs
+from rewardlab.audit.padding import padding_probe
+from rewardlab.audit.scoring import Fill, Scored, Scorer, score_pairs
+from rewardlab.audit.subject import JudgedSubject
 from rewardlab.audit.verdicts import verdicts
 from rewardlab.core.statistics import Interval, paired_difference
-from rewardlab.core.types import Pair
+from rewardlab.core.types import Pair, Rollout, Score
 
 
 def audit_reward(
@@ -50,7 +52,47 @@ def audit_reward(
     "padding_probe", "tests" (p-values), "curves", "counts" and "verdicts". No pair that can be scored is
     a UserError.
     """
-    scored = score_pairs(score, pairs, fill)
+    return card_of(
+        score_pairs(score, pairs, fill),
+        score,
+        seed=seed,
+        fill=fill,
+        length_of=length_of,
+        padding=padding,
+        max_padded_pairs=max_padded_pairs,
+        bins=bins,
+        level=level,
+    )
+
+
+def scored_judgements(subject: JudgedSubject, pairs: Sequence[Pair]) -> Scored:
+    """A judge's margins as scores: half of the margin on each side, so that differences are the margins."""
+
+    def halves(rollouts: Sequence[Rollout]) -> list[Score]:
+        margins = subject.margins(list(zip(rollouts[0::2], rollouts[1::2])))
+        reason = f"the judge {subject.name} gave no verdict"
+        return [
+            Score(sign * m / 2) if np.isfinite(m) else Score.abstain(reason)
+            for m in margins
+            for sign in (1, -1)
+        ]
+
+    return score_pairs(halves, pairs)
+
+
+def card_of(
+    scored: Scored,
+    score: Scorer | None,
+    *,
+    seed: int,
+    fill: Fill | None = None,
+    length_of: LengthOf = characters,
+    padding: Sequence[str] = FILLER,
+    max_padded_pairs: int | None = None,
+    bins: int = 10,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """`audit_reward` on pairs that are scored already; a judge has no `score` and so no padding probe."""
     label = np.array([p.label for p in scored.pairs])
     claims = forecast(scored.margin, label, seed=seed, bins=bins)
     calibration, calibrated_p = debiased_ece(claims, seed=seed, level=level)
@@ -69,15 +111,13 @@ def audit_reward(
         "length_baseline_accuracy": rate(by_length, level=level),
         **accuracy_by_length(scored, by_length, level=level),
     }
-    probe = padding_probe(
-        score,
-        scored,
-        sentences=padding,
-        fill=fill,
-        max_pairs=max_padded_pairs,
-        seed=seed,
-        level=level,
-    )
+    probe = []
+    if score is not None:
+        probe = padding_probe(
+            score, scored, sentences=padding, fill=fill, max_pairs=max_padded_pairs, seed=seed, level=level
+        )
+    else:
+        intervals.pop("length_slope_marginal")  # it compares answers to different prompts
     over_length = paired_difference(scored.correct, by_length, level=level)
     confidence = float(np.maximum(claims.predicted, 1 - claims.predicted).mean())
     counts = {**scored.counts, "gold_ties": gold_ties, "equal_lengths": int((by_length == 0.5).sum())}

@@ -112,17 +112,22 @@ def audit(
     reward: Annotated[str, typer.Argument(help="Reward model folder, or a built-in: gold, length.")],
     pairs: Annotated[str, typer.Argument(help="Preference pairs: a file, a hf: id, or `world`.")],
     overrides: Overrides = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Another reward, audited side by side; may be repeated.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="Sample this policy for the best-of-n curve.")] = None,
     name: Annotated[str, typer.Option(help="Name of the run folder.")] = "audit",
     runs: Runs = Path("runs"),
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Report card of a reward: accuracy, calibration, length bias, padding."""
-    stage = {"kind": "audit", "reward": reward, "data": {"source": pairs, "split": "heldout"}}
+    """Report card of a reward: accuracy, calibration, bias, invariance, exploitability; what to do."""
+    data = {"source": pairs, "split": "heldout"}
+    stage = {"kind": "audit", "reward": reward, "against": against or [], "policy": policy, "data": data}
     recipe: dict[str, Any] = {
         "name": name,
         "question": f"Can the reward {reward} be trusted?",
-        "model": reward,
+        "model": policy or reward,
         "stages": [stage],
     }
     if pairs == "world":
