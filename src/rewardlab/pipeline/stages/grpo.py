@@ -82,7 +82,7 @@ class GVPOStage(GroupStage):
 
 
 class RiskPOStage(GroupStage):
-    """Push up the low end of bundles of prompts, by tracked quantiles (RiskPO, Ren et al. 2025)."""
+    """Push bundles of prompts that score low down, by tracked quantiles (RiskPO, Ren et al. 2025)."""
 
     kind: Literal["riskpo"] = "riskpo"
     prompts_per_step: int = 10

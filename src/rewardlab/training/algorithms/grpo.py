@@ -147,14 +147,15 @@ class GRPO(Algorithm):
 def _check(s: GRPOSettings) -> None:
     """Refuse settings that would silently do nothing or something else."""
     pg.check_options(s.loss, s.loss_options)
-    credit.check(s, s.prompts_per_step, bool(s.kl_coefficient) and s.kl_placement == "reward")
+    has_kl = s.kl_coefficient > 0 or s.kl_control != "fixed"
+    credit.check(s, s.prompts_per_step, has_kl and s.kl_placement == "reward")
     if s.loss == "gvpo" and s.advantage != "grpo":
         raise UserError("grpo: loss gvpo reads rewards, not advantages.", "Leave out `advantage`.")
-    if s.kl_coefficient or s.kl_control != "fixed":
+    if has_kl:
         kl.check(s.kl_estimator, s.kl_placement, s.kl_direction)
     if s.mismatch and s.loss in ("vespo", "gvpo"):
         raise UserError(f"grpo: loss {s.loss} reaches back to the sampler itself.", "Leave out `mismatch`.")
-    if s.loss == "gvpo" and s.kl_coefficient and s.kl_placement == "reward":
+    if s.loss == "gvpo" and has_kl and s.kl_placement == "reward":
         raise UserError("grpo: loss gvpo would ignore a KL in the reward.", "Set kl_placement: loss.")
 
 
