@@ -15,6 +15,7 @@ from rewardlab.objectives.advantage import AdvantageName
 from rewardlab.objectives.policy_gradient import LossName
 from rewardlab.objectives.reduction import reduce
 from rewardlab.training.algorithms.grpo import GRPO, GRPOSettings
+from rewardlab.training.experience import Experience
 from support import tiny_policy
 
 PROMPTS = [Prompt((Message("user", f"Question {i}"),), id=str(i)) for i in range(2)]
@@ -33,7 +34,11 @@ class Cycle:
 def grpo(tokens_per_microbatch: int = 2048, **settings: Any) -> GRPO:
     knobs = {"prompts_per_step": 2, "samples_per_prompt": 5, "max_new_tokens": 5, "train_truncated": True}
     engine = Engine(POLICY, EngineSettings(tokens_per_microbatch=tokens_per_microbatch))
-    return GRPO(engine, PROMPTS, [[5, 9], [7]], Cycle(), GRPOSettings(**knobs | settings), seed=0)
+    s = GRPOSettings(**knobs | settings)
+    experience = Experience(
+        engine, PROMPTS, [[5, 9], [7]], Cycle(), s, prompts_at_once=s.prompts_per_step, seed=0
+    )
+    return GRPO(engine, experience, s)
 
 
 def gradient(algorithm: GRPO) -> list[torch.Tensor]:

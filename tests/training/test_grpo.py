@@ -11,6 +11,7 @@ from rewardlab.core.errors import UserError
 from rewardlab.core.types import Message, Prompt, Rollout, Score
 from rewardlab.models.engine import Engine
 from rewardlab.training.algorithms.grpo import GRPO, GRPOSettings
+from rewardlab.training.experience import Experience
 from support import tiny_policy
 
 PROMPTS = [Prompt((Message("user", f"Question {i}"),), id=str(i)) for i in range(4)]
@@ -37,7 +38,11 @@ def grpo(*scores: Score, **settings: object) -> GRPO:
         "train_truncated": True,
         **settings,
     }
-    return GRPO(Engine(tiny_policy("qwen3")), PROMPTS, IDS, Scripted(*scores), GRPOSettings(**knobs), seed=0)
+    engine, s = Engine(tiny_policy("qwen3")), GRPOSettings(**knobs)
+    experience = Experience(
+        engine, PROMPTS, IDS, Scripted(*scores), s, prompts_at_once=s.prompts_per_step, seed=0
+    )
+    return GRPO(engine, experience, s)
 
 
 def test_advantages_and_weights_by_hand() -> None:

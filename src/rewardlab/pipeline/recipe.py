@@ -17,7 +17,15 @@ from rewardlab.pipeline.stages.best_of_n import BestOfNStage
 from rewardlab.pipeline.stages.distill import DistillStage
 from rewardlab.pipeline.stages.dpo import DPOStage
 from rewardlab.pipeline.stages.evaluate import EvaluateStage
-from rewardlab.pipeline.stages.grpo import GRPOStage
+from rewardlab.pipeline.stages.grpo import (
+    CISPOStage,
+    GRPOStage,
+    GSPOStage,
+    GVPOStage,
+    ReinforcePPStage,
+    RiskPOStage,
+    RLOOStage,
+)
 from rewardlab.pipeline.stages.iterative_dpo import IterativeDPOStage
 from rewardlab.pipeline.stages.on_policy_distill import OnPolicyDistillStage
 from rewardlab.pipeline.stages.online_dpo import OnlineDPOStage
@@ -42,6 +50,12 @@ AnyStage = Annotated[
     | OnlineDPOStage
     | IterativeDPOStage
     | GRPOStage
+    | RLOOStage
+    | ReinforcePPStage
+    | GSPOStage
+    | CISPOStage
+    | GVPOStage
+    | RiskPOStage
     | PPOStage
     | RejectionSamplingStage
     | DistillStage

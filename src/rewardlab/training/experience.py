@@ -77,6 +77,21 @@ class Experience:
         scores = self.reward.score(rollouts)
         return [replace(r, score=s) for r, s in zip(rollouts, scores, strict=True)]
 
+    def greedy(self, rollouts: list[Rollout]) -> dict[int, Rollout]:
+        """The most likely answer to each group's prompt, scored; no draw is spent on it."""
+        first = {r.group: r for r in reversed(rollouts)}
+        groups = sorted(first)
+        prompts = [first[g].sequence for g in groups]
+        knobs = self.sampler.settings.model_copy(update={"samples_per_prompt": 1, "temperature": 0.0})
+        found = Sampler(self.engine, knobs).sample(
+            [list(s.ids[: s.action.index(True)]) for s in prompts],
+            torch.Generator().manual_seed(self.seed),
+            version=prompts[0].version,
+        )
+        answers = to_rollouts([first[g].prompt for g in groups], found, self.engine)
+        scores = self.reward.score(answers) if self.reward is not None else [None] * len(answers)
+        return {g: replace(r, group=g, score=x) for g, r, x in zip(groups, answers, scores, strict=True)}
+
     def write(self, step: int, rollouts: list[Rollout], columns: Mapping[str, Rows[float]]) -> None:
         """Record the rollouts of a 0-based step, if there is a record."""
         if self.record:

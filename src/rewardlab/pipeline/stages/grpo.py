@@ -1,9 +1,12 @@
-"""Group-relative policy optimisation against a reward."""
+"""Policy gradients on groups of the policy's own answers: one algorithm, and its relatives as presets."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from rewardlab.objectives import kl
+from rewardlab.objectives import policy_gradient as pg
+from rewardlab.objectives.advantage import AdvantageName
 from rewardlab.pipeline import rows
 from rewardlab.pipeline.stages.base import Outcome
 from rewardlab.pipeline.stages.online import RewardedStage
@@ -12,25 +15,76 @@ from rewardlab.training.algorithms.grpo import GRPO, GRPOSettings
 if TYPE_CHECKING:
     from rewardlab.pipeline.context import Context
 
+Advantage = AdvantageName | Literal["gdpo", "pairwise", "remax", "riskpo"]
 
-class GRPOStage(RewardedStage, GRPOSettings):
-    """Sample groups of answers and push each towards how far it beats its group."""
 
-    kind: Literal["grpo"] = "grpo"
+class GroupStage(RewardedStage, GRPOSettings):
+    """What the kinds share; each only changes defaults, and a recipe may change them back."""
 
     def run(self, context: Context) -> Outcome:
         """Train."""
         engine = self.policy(context)
-        prompts, ids = rows.prompts(context, self.data, self.name, engine.model.tokenizer, self.max_tokens)
-        algorithm = GRPO(
-            engine,
-            prompts,
-            ids,
-            context.reward(self.reward, engine),
-            self,
-            seed=self.seed(context),
-            record=context.run.stage(self.name),
-            observers=tuple(context.reward(name, engine) for name in self.observe),
-            probe=rows.probe(context, self.probe, engine, self.name),
-        )
-        return self.fit_online(context, algorithm)
+        experience = self.experience(context, engine, self, self.prompts_per_step)
+        probe = rows.probe(context, self.probe, engine, self.name)
+        return self.fit_online(context, GRPO(engine, experience, self, probe=probe))
+
+
+class GRPOStage(GroupStage):
+    """Sample groups of answers and push each towards how far it beats its group."""
+
+    kind: Literal["grpo"] = "grpo"
+
+
+class RLOOStage(GroupStage):
+    """Each answer against the mean of the others; whole answers, KL in the reward (arXiv 2402.14740)."""
+
+    kind: Literal["rloo"] = "rloo"
+    advantage: Advantage = "rloo"
+    loss: pg.LossName = "reinforce"
+    aggregation: pg.Aggregation | None = "sequence_sum"
+    kl_estimator: kl.Estimator = "k1"
+    kl_placement: kl.Placement = "reward"
+
+
+class ReinforcePPStage(GroupStage):
+    """Normalised over the batch, PPO's clip, KL in the reward (REINFORCE++, arXiv 2501.03262)."""
+
+    kind: Literal["reinforce_pp"] = "reinforce_pp"
+    advantage: Advantage = "reinforce_pp"
+    kl_estimator: kl.Estimator = "k1"
+    kl_placement: kl.Placement = "reward"
+
+
+class GSPOStage(GroupStage):
+    """One importance ratio per answer, clipped (GSPO, arXiv 2507.18071)."""
+
+    kind: Literal["gspo"] = "gspo"
+    advantage: Advantage = "grpo_std"
+    loss: pg.LossName = "gspo"
+    kl_coefficient: float = 0.0
+
+
+class CISPOStage(GroupStage):
+    """The importance weight is cut and the gradient of no token is (CISPO, arXiv 2506.13585)."""
+
+    kind: Literal["cispo"] = "cispo"
+    advantage: Advantage = "grpo_std"
+    loss: pg.LossName = "cispo"
+    kl_coefficient: float = 0.0
+
+
+class GVPOStage(GroupStage):
+    """Regress implicit rewards on rewards within each group (GVPO, arXiv 2504.19599)."""
+
+    kind: Literal["gvpo"] = "gvpo"
+    loss: pg.LossName = "gvpo"
+    kl_coefficient: float = 0.0
+
+
+class RiskPOStage(GroupStage):
+    """Push bundles of prompts that score low down, by tracked quantiles (RiskPO, Ren et al. 2025)."""
+
+    kind: Literal["riskpo"] = "riskpo"
+    prompts_per_step: int = 10
+    advantage: Advantage = "riskpo"
+    kl_coefficient: float = 0.0

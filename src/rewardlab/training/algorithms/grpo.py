@@ -20,39 +20,34 @@ import torch
 
 from rewardlab.core.batch import Batch, Outputs, given, sum_by_sequence
 from rewardlab.core.errors import UserError
-from rewardlab.core.types import Prompt, Rollout
+from rewardlab.core.types import Rollout
 from rewardlab.models.engine import Engine, Reference
 from rewardlab.objectives import kl
 from rewardlab.objectives import policy_gradient as pg
-from rewardlab.objectives.advantage import AdvantageName, by_name
 from rewardlab.objectives.mismatch import MismatchSettings
 from rewardlab.objectives.reduction import Terms
-from rewardlab.records.run import StageRecord
-from rewardlab.rewards.base import Reward
+from rewardlab.training import credit
 from rewardlab.training.algorithm import Algorithm
+from rewardlab.training.control import Control, ControlSettings
+from rewardlab.training.credit import Credit, CreditSettings
 from rewardlab.training.experience import Experience, ExperienceSettings, raw_scores, summary, usable
 from rewardlab.training.probe import Probe
 
 
-class GRPOSettings(ExperienceSettings):
+class GRPOSettings(ExperienceSettings, CreditSettings, ControlSettings):
     """Knobs of the method."""
 
     prompts_per_step: int = 8
     updates_per_step: int = 1
     """The step's prompts are split into this many optimiser updates."""
-    advantage: AdvantageName = "grpo"
-    pass_k: int = 4
-    """The k of `advantage: pass_at_k`."""
     loss: pg.LossName = "ppo"
     loss_options: dict[str, float] = {}
     """The loss's own knobs, such as `clip_low: 0.2`; those left out have its paper's values."""
     aggregation: pg.Aggregation | None = None
     """Who is averaged with whom; None takes the loss's own. `constant` divides by max_new_tokens."""
-    kl_coefficient: float = 0.02
     kl_estimator: kl.Estimator = "k3"
     kl_direction: kl.Direction = "reverse"
     kl_placement: kl.Placement = "loss"
-    entropy_coefficient: float = 0.0
     mismatch: MismatchSettings | None = None
     """Correct for a sampler that disagrees with the trainer; costs one more forward pass per step."""
 
@@ -65,29 +60,14 @@ class GRPO(Algorithm):
     def __init__(
         self,
         engine: Engine,
-        prompts: list[Prompt],
-        ids: list[list[int]],
-        reward: Reward,
+        experience: Experience,
         settings: GRPOSettings,
         *,
-        seed: int,
-        record: StageRecord | None = None,
-        observers: tuple[Reward, ...] = (),
         probe: Probe | None = None,
     ) -> None:
         _check(settings)
-        self.engine, self.settings, self.probe = engine, settings, probe
-        self.experience = Experience(
-            engine,
-            prompts,
-            ids,
-            reward,
-            settings,
-            prompts_at_once=settings.prompts_per_step,
-            seed=seed,
-            record=record,
-            observers=observers,
-        )
+        self.engine, self.experience, self.settings, self.probe = engine, experience, settings, probe
+        self.credit, self.control = Credit(settings, experience), Control(settings)
         self.reference = Reference(engine)
 
     def batches(self, step: int) -> tuple[list[Batch], Mapping[str, float]]:
@@ -109,13 +89,16 @@ class GRPO(Algorithm):
         raw, ok = raw_scores(rollouts)
         logp_ref = self.reference.logprobs(batch)
         change = (batch.streams["logp_sample"] - logp_ref) * batch.action
-        reward = raw
-        if s.kl_coefficient and s.kl_placement == "reward":
-            per_token = kl.estimate(batch.streams["logp_sample"], logp_ref, s.kl_estimator, s.kl_direction)
-            reward = raw - s.kl_coefficient * sum_by_sequence(per_token * batch.action, batch)
         action = batch.action.float()
+        drift = float(sum_by_sequence(change, batch).mean())
+        surprise = -float((batch.streams["logp_sample"] * action).sum() / action.sum().clamp(min=1))
+        controls = self.control.look(kl_per_answer=drift, entropy_per_token=surprise, answers=len(rollouts))
+        reward = raw
+        if self.control.kl and s.kl_placement == "reward":
+            per_token = kl.estimate(batch.streams["logp_sample"], logp_ref, s.kl_estimator, s.kl_direction)
+            reward = raw - self.control.kl * sum_by_sequence(per_token * batch.action, batch)
         lengths = sum_by_sequence(action, batch)
-        advantage = by_name(s.advantage, reward, batch.group, ok, lengths, k=s.pass_k)
+        advantage, credited = self.credit.advantages(rollouts, reward, ok, batch.group, lengths)
         filled = replace(batch, reward=raw).with_streams(
             advantage=advantage[batch.seq] * action,
             weight=usable(rollouts, s).float()[batch.seq] * action,
@@ -127,7 +110,9 @@ class GRPO(Algorithm):
         return pg.prepare(filled, s.loss, self.experience.generator, s.loss_options), {
             **summary(rollouts),
             "equal_groups": _equal_share(advantage, batch.group),
-            "kl": float(sum_by_sequence(change, batch).mean()),
+            "kl": drift,
+            **controls,
+            **credited,
             **found,
             **self.experience.observe(rollouts),
         }
@@ -140,10 +125,10 @@ class GRPO(Algorithm):
             loss=s.loss,
             aggregation=s.aggregation,
             constant_length=s.max_new_tokens,
-            kl_coefficient=s.kl_coefficient if s.kl_placement == "loss" else 0.0,
+            kl_coefficient=self.control.kl if s.kl_placement == "loss" else 0.0,
             kl_estimator=s.kl_estimator,
             kl_direction=s.kl_direction,
-            entropy_coefficient=s.entropy_coefficient,
+            entropy_coefficient=self.control.entropy,
             options=s.loss_options,
         )
 
@@ -151,20 +136,26 @@ class GRPO(Algorithm):
         return self.probe.look(self.engine) if self.probe else {}
 
     def state(self) -> dict[str, Any]:
-        return self.experience.state()
+        return self.experience.state() | {"credit": self.credit.state(), "control": self.control.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.experience.load_state(state)
+        self.credit.load_state(state["credit"])
+        self.control.load_state(state["control"])
 
 
 def _check(s: GRPOSettings) -> None:
     """Refuse settings that would silently do nothing or something else."""
     pg.check_options(s.loss, s.loss_options)
-    if s.kl_coefficient:
+    has_kl = s.kl_coefficient > 0 or s.kl_control != "fixed"
+    credit.check(s, s.prompts_per_step, has_kl and s.kl_placement == "reward")
+    if s.loss == "gvpo" and s.advantage != "grpo":
+        raise UserError("grpo: loss gvpo reads rewards, not advantages.", "Leave out `advantage`.")
+    if has_kl:
         kl.check(s.kl_estimator, s.kl_placement, s.kl_direction)
     if s.mismatch and s.loss in ("vespo", "gvpo"):
         raise UserError(f"grpo: loss {s.loss} reaches back to the sampler itself.", "Leave out `mismatch`.")
-    if s.loss == "gvpo" and s.kl_coefficient and s.kl_placement == "reward":
+    if s.loss == "gvpo" and has_kl and s.kl_placement == "reward":
         raise UserError("grpo: loss gvpo would ignore a KL in the reward.", "Set kl_placement: loss.")
 
 
