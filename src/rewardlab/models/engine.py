@@ -16,10 +16,12 @@ from rewardlab.core.batch import Batch, Outputs, given
 from rewardlab.core.settings import Settings
 from rewardlab.models import attention
 from rewardlab.models.allocator import keep_freed_memory
-from rewardlab.models.attention import Plan
+from rewardlab.models.attention import Causal, Plan
+from rewardlab.models.fused import Fused
 from rewardlab.models.head import token_logprobs
 from rewardlab.models.layouts import LAYOUTS, Layout, LayoutName
 from rewardlab.models.loading import Model
+from rewardlab.models.packing import packed_linears
 from rewardlab.models.passes import choose, split
 
 
@@ -72,15 +74,14 @@ class Engine:
             return False
         ids = torch.arange(7) % config.vocab_size
         batch = Batch(ids, torch.tensor([0, 4, 7]), torch.zeros(7, dtype=torch.bool)).to(self.model.device)
-        exact = copy.copy(self)  # in bf16 the two ways differ by more than a wrong one might
-        exact.settings = self.settings.model_copy(update={"precision": "fp32"})
+        exact = self._in_fp32()
         before = hf.config._attn_implementation
         with self.frozen():
             masked = exact._masked(batch)
             try:
                 hf.set_attn_implementation(attention.NAME)
                 planned = exact._backbone(LAYOUTS["packed"](batch))
-                if torch.allclose(planned, masked, rtol=1e-4, atol=1e-4 * float(masked.abs().max())):
+                if _close(planned, masked):
                     return True
             except (TypeError, ValueError, RuntimeError):
                 pass  # it takes no plan
@@ -102,6 +103,35 @@ class Engine:
             )
         states: Tensor = out.last_hidden_state
         return states
+
+    @cached_property
+    def fusable(self) -> bool:
+        """Whether the fused forward gives the network's own numbers; tried once, on a short sequence."""
+        if not self.plans:
+            return False
+        ids = torch.arange(7, device=self.model.device)[None]
+        exact = self._in_fp32()
+        try:
+            with self.frozen():
+                found = Fused(self.model.hf.base_model, torch.float32)(ids, ids, Causal())
+                expected = exact.states(ids, ids, Causal())
+        except (AttributeError, ValueError, RuntimeError):
+            return False  # a network of another shape
+        return _close(found, expected)
+
+    @contextmanager
+    def decoding(self) -> Iterator[Callable[[Tensor, Tensor, Plan], Tensor]]:
+        """`states` for many passes with the same weights and no gradient: packed, fused where possible."""
+        hf = self.model.hf
+        rest = hf.get_output_embeddings() if self.fusable else self.model.net
+        with self.frozen(), self.autocast(), packed_linears(rest, self.dtype):
+            yield Fused(hf.base_model, self.dtype) if self.fusable else self.states
+
+    def _in_fp32(self) -> Engine:
+        """The same engine in fp32: in bf16 two right ways differ by more than a wrong one might."""
+        exact = copy.copy(self)
+        exact.settings = self.settings.model_copy(update={"precision": "fp32"})
+        return exact
 
     def _backbone(self, layout: Layout) -> Tensor:
         """Float[B * L, H] of a planned pass."""
@@ -247,6 +277,11 @@ class Engine:
             for rows in self.split(batch):
                 scores[rows] = given(self.scores(batch.select(rows)).scores).cpu()
         return scores
+
+
+def _close(x: Tensor, y: Tensor) -> bool:
+    """Equal up to rounding in fp32."""
+    return torch.allclose(x, y, rtol=1e-4, atol=1e-4 * float(y.abs().max()))
 
 
 def before_actions(x: Tensor, batch: Batch) -> Tensor:

@@ -10,38 +10,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 ROWS = 64
 """Rows that the order is made for; others are computed as exactly, a little slower."""
 
+Linear = Callable[[Tensor], Tensor]
+
+
+def packed(layers: list[nn.Linear], dtype: torch.dtype) -> Linear:
+    """x -> the outputs of these layers side by side, computed in `dtype` (fp32 or bf16).
+
+    Without gradient only, and the weights must not change meanwhile. Not packed, but put together, on other
+    devices and where PyTorch was built without oneDNN.
+    """
+    weight = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
+    biases = [
+        weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach().to(dtype)
+        for layer in layers
+    ]
+    bias = None if all(layer.bias is None for layer in layers) else torch.cat(biases)
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return lambda x: F.linear(x.to(dtype), weight, bias)
+    ops = torch.ops.mkldnn
+    order = ops._reorder_linear_weight(weight, ROWS)
+
+    def forward(x: Tensor) -> Tensor:
+        y: Tensor = ops._linear_pointwise(x.to(dtype), order, bias, "none", [], "")
+        return y
+
+    return forward
+
 
 @contextmanager
 def packed_linears(net: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within it, plain linear layers of a network on the CPU compute in `dtype` from packed weights.
-
-    Without gradient only, and the weights must not change meanwhile. Does nothing on other devices or where
-    PyTorch was built without oneDNN.
-    """
-    found = [m for m in net.modules() if type(m) is nn.Linear and m.weight.device.type == "cpu"]
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:  # type: ignore[attr-defined]
-        found = []
+    """Within it, the plain linear layers of a network are `packed`."""
+    found = [m for m in net.modules() if type(m) is nn.Linear]
     try:
         for module in found:
-            module.forward = _packed(module, dtype)  # type: ignore[method-assign]
+            module.forward = packed([module], dtype)  # type: ignore[method-assign]
         yield
     finally:
         for module in found:
             module.__dict__.pop("forward", None)
-
-
-def _packed(module: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    ops = torch.ops.mkldnn
-    weight = ops._reorder_linear_weight(module.weight.detach().to(dtype), ROWS)
-    bias = None if module.bias is None else module.bias.detach().to(dtype)
-
-    def forward(x: Tensor) -> Tensor:
-        y: Tensor = ops._linear_pointwise(x.to(dtype), weight, bias, "none", [], "")
-        return y
-
-    return forward

@@ -2,57 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from rewardlab.models.engine import Engine
 from rewardlab.models.head import logits_of
-from rewardlab.rollout.decoding import Answers
+from rewardlab.rollout.decoding import Answers, Queue
 from rewardlab.rollout.draw import draw
 
 
 class CachedDecoder:
-    """Decodes a queue of answers, `places` at a time, each lot to its end. One use each."""
+    """Decodes a queue, as many answers at a time as there are places, each lot to its end."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        prompts: list[list[int]],
-        prompt_of: list[int],
-        uniforms: Tensor,
-        *,
-        temperature: float,
-        places: int,
-        advance: Callable[[int], None],
-    ) -> None:
-        """As of `Decoder`."""
-        self.engine, self.prompts, self.prompt_of = engine, prompts, prompt_of
-        self.uniforms, self.temperature = uniforms.to(engine.model.device), temperature
-        self.places, self.advance = places, advance
+    def __init__(self, engine: Engine, queue: Queue) -> None:
+        self.engine, self.todo = engine, queue
 
     def run(self) -> Answers:
         """Decode everything."""
-        starts = range(0, len(self.prompt_of), self.places)
-        lots = [self._decode(list(range(len(self.prompt_of)))[s : s + self.places]) for s in starts]
+        answers = list(range(len(self.todo.prompt_of)))
+        step = self.todo.places
+        lots = [self._decode(answers[s : s + step]) for s in range(0, len(answers), step)]
         return Answers(*(torch.cat(column) for column in zip(*lots, strict=True)))
 
     def _decode(self, lot: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        model, uniforms = self.engine.model, self.uniforms[lot[0] : lot[-1] + 1]
-        device, (rows, most) = model.device, uniforms.shape
-        prompts = list(dict.fromkeys(self.prompt_of[a] for a in lot))
-        width = max(len(self.prompts[p]) for p in prompts)
+        model = self.engine.model
+        device = model.device
+        uniforms = self.todo.uniforms[lot[0] : lot[-1] + 1].to(device)
+        rows, most = uniforms.shape
+        prompts = list(dict.fromkeys(self.todo.prompt_of[a] for a in lot))
+        width = max(len(self.todo.prompts[p]) for p in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, p in enumerate(self.prompts[p] for p in prompts):
+        for row, p in enumerate(self.todo.prompts[p] for p in prompts):
             ids[row, width - len(p) :] = torch.tensor(p)
             mask[row, width - len(p) :] = 1
         ids, mask = ids.to(device), mask.to(device)
         cache = DynamicCache(config=model.hf.config)
         hidden = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
-        prompt_of = torch.tensor([prompts.index(self.prompt_of[a]) for a in lot], device=device)
+        prompt_of = torch.tensor([prompts.index(self.todo.prompt_of[a]) for a in lot], device=device)
         cache.batch_select_indices(prompt_of)
         mask, hidden = mask[prompt_of], hidden[prompt_of]
         stops = torch.tensor(model.stop_ids, device=device)
@@ -62,7 +50,7 @@ class CachedDecoder:
         stopped = torch.zeros(rows, dtype=torch.bool, device=device)
         alive = torch.arange(rows, device=device)
         for t in range(most):
-            token, logp = draw(logits_of(model.hf, hidden), uniforms[alive, t], self.temperature)
+            token, logp = draw(logits_of(model.hf, hidden), uniforms[alive, t], self.todo.temperature)
             out_ids[alive, t], out_logp[alive, t] = token, logp
             done = torch.isin(token, stops)
             stopped[alive[done]], length[alive[done]] = True, t + 1
@@ -74,7 +62,7 @@ class CachedDecoder:
                 alive, mask, token = alive[keep], mask[keep], token[keep]
             mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1)
             hidden = self._forward(token[:, None], mask, mask.sum(1, keepdim=True) - 1, cache)
-        self.advance(rows)
+        self.todo.advance(rows)
         return out_ids, out_logp, length, stopped
 
     def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: DynamicCache) -> Tensor:

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from rewardlab.core.types import StopReason
+from rewardlab.models.attention import Plan
 from rewardlab.models.engine import Engine
 from rewardlab.models.head import logits_of
 from rewardlab.rollout.cache import Decode, Layers, Prefill
 from rewardlab.rollout.draw import draw
 
+States = Callable[[Tensor, Tensor, Plan], Tensor]
+"""Float[B, L, H] hidden states of ids and positions Long[B, L], attending as planned."""
 REFILL = 0.25
 """Share of places that must be free before they are given to others: each time costs a copy of the cache."""
 
@@ -46,27 +49,31 @@ class Answers:
         )
 
 
-class Decoder:
-    """Decodes a queue of answers in `places` rows. One use each."""
+@dataclass(frozen=True)
+class Queue:
+    """What is to be decoded."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        prompts: list[list[int]],
-        prompt_of: list[int],
-        uniforms: Tensor,
-        *,
-        temperature: float,
-        places: int,
-        advance: Callable[[int], None],
-    ) -> None:
-        """Answer a is to prompts[prompt_of[a]] and draws uniforms[a], Float[A, M]. `advance` is told how many
-        answers have ended."""
-        self.engine, self.prompts, self.prompt_of = engine, prompts, prompt_of
-        self.temperature, self.places, self.advance = temperature, places, advance
+    prompts: list[list[int]]
+    prompt_of: list[int]
+    """Answer a is to prompts[prompt_of[a]]."""
+    uniforms: Tensor
+    """Float[A, M]: answer a draws its t-th token with uniforms[a, t]."""
+    temperature: float
+    places: int
+    """Answers side by side at most."""
+    advance: Callable[[int], None]
+    """Told how many answers have ended."""
+
+
+class Decoder:
+    """Decodes a queue, giving the place of an ended answer to the next. One use each."""
+
+    def __init__(self, engine: Engine, states: States, queue: Queue) -> None:
+        """`states` is the engine's way of decoding."""
+        self.engine, self.states, self.todo = engine, states, queue
         device = engine.model.device
-        self.uniforms = uniforms.to(device)
-        answers, self.most = uniforms.shape
+        self.uniforms = queue.uniforms.to(device)
+        answers, self.most = self.uniforms.shape
         self.answers = Answers(
             torch.zeros(answers, self.most, dtype=torch.long, device=device),
             torch.zeros(answers, self.most, device=device),
@@ -74,7 +81,7 @@ class Decoder:
             torch.zeros(answers, dtype=torch.bool, device=device),
         )
         self.stops = torch.tensor(engine.model.stop_ids, device=device)
-        self.queue = deque(range(answers))
+        self.waiting = deque(range(answers))
         self.rows = torch.empty(0, dtype=torch.long, device=device)
         """Long[R]: the answer in each place."""
         self.alive = torch.empty(0, dtype=torch.bool, device=device)
@@ -89,12 +96,12 @@ class Decoder:
     def run(self) -> Answers:
         """Decode everything."""
         while True:
-            waiting = int((~self.alive).sum()) + self.places - self.rows.numel()
-            if not bool(self.alive.any()) or (self.queue and waiting >= REFILL * self.places):
+            free = int((~self.alive).sum()) + self.todo.places - self.rows.numel()
+            if not bool(self.alive.any()) or (self.waiting and free >= REFILL * self.todo.places):
                 self._rearrange()
                 if not self.rows.numel():
                     return self.answers
-            elif int(self.alive.sum()) <= (1 - REFILL) * self.rows.numel() and not self.queue:
+            elif int(self.alive.sum()) <= (1 - REFILL) * self.rows.numel() and not self.waiting:
                 self._rearrange()
             self._step()
 
@@ -103,7 +110,7 @@ class Decoder:
         assert self.cache is not None
         at = self.cache.done
         logits = logits_of(self.engine.model.hf, self.hidden)
-        token, logp = draw(logits, self.uniforms[self.rows, at], self.temperature)
+        token, logp = draw(logits, self.uniforms[self.rows, at], self.todo.temperature)
         live = self.alive
         rows, place = self.rows[live], at[live]
         self.answers.ids[rows, place], self.answers.logp[rows, place] = token[live], logp[live]
@@ -113,11 +120,11 @@ class Decoder:
             self.answers.stopped[self.rows[stopped]] = True
             self.answers.length[self.rows[ended]] = at[ended] + 1
             self.alive = live & ~ended
-            self.advance(int(ended.sum()))
+            self.todo.advance(int(ended.sum()))
             if not bool(self.alive.any()):
                 return
         self.cache.prepare()
-        self.hidden = self.engine.states(token[:, None], self.cache.position[:, None], self.cache)[:, -1]
+        self.hidden = self.states(token[:, None], self.cache.position[:, None], self.cache)[:, -1]
         # A place whose answer has ended is computed until it is given away; it stays at its last token.
         self.cache.done = (at + 1).clamp(max=self.most - 1)
 
@@ -126,10 +133,10 @@ class Decoder:
         keep = self.alive.nonzero().squeeze(-1)
         old = self.cache
         rows = self.rows[keep]
-        new = [self.queue.popleft() for _ in range(min(len(self.queue), self.places - rows.numel()))]
+        new = [self.waiting.popleft() for _ in range(min(len(self.waiting), self.todo.places - rows.numel()))]
         device = rows.device
-        held = sorted({self.prompt_of[a] for a in rows.tolist()}, key=self.active.index)
-        fresh = list(dict.fromkeys(p for p in (self.prompt_of[a] for a in new) if p not in held))
+        held = sorted({self.todo.prompt_of[a] for a in rows.tolist()}, key=self.active.index)
+        fresh = list(dict.fromkeys(p for p in (self.todo.prompt_of[a] for a in new) if p not in held))
         kept = torch.tensor([self.active.index(p) for p in held], dtype=torch.long, device=device)
         self.active = held + fresh
         number = {p: i for i, p in enumerate(self.active)}
@@ -139,7 +146,7 @@ class Decoder:
             return
         read, ends = self._read(fresh) if fresh else ({}, self.ends[:0])
         self.ends = torch.cat([self.ends[kept], ends]) if held else ends
-        width = max(len(self.prompts[p]) for p in self.active)
+        width = max(len(self.todo.prompts[p]) for p in self.active)
         prompts: Layers = {}
         answers: Layers = {}
         for layer in read or (old.prompts if old else {}):
@@ -155,28 +162,28 @@ class Decoder:
                 own.append(mine)
             prompts[layer], answers[layer] = (pair[0], pair[1]), (own[0], own[1])
         done = torch.zeros(self.rows.numel(), dtype=torch.long, device=device)
-        prompt_of = torch.tensor([number[self.prompt_of[a]] for a in self.rows.tolist()], device=device)
+        prompt_of = torch.tensor([number[self.todo.prompt_of[a]] for a in self.rows.tolist()], device=device)
         hidden = self.ends[prompt_of]
         if old and keep.numel():
             done[: keep.numel()], hidden[: keep.numel()] = old.done[keep], self.hidden[keep]
         self.hidden = hidden
-        lengths = torch.tensor([len(self.prompts[p]) for p in self.active], device=device)
+        lengths = torch.tensor([len(self.todo.prompts[p]) for p in self.active], device=device)
         self.cache = Decode(prompts, lengths, prompt_of, answers, done)
 
     def _read(self, prompts: list[int]) -> tuple[Layers, Tensor]:
         """Caches [prompts, heads, width, D] and the hidden state [prompts, H] at each prompt's last token."""
-        width = max(len(self.prompts[p]) for p in prompts)
+        width = max(len(self.todo.prompts[p]) for p in prompts)
         budget = self.engine.settings.tokens_per_microbatch
         lots: list[list[int]] = [[]]
         for p in prompts:
-            if lots[-1] and sum(len(self.prompts[x]) for x in (*lots[-1], p)) > budget:
+            if lots[-1] and sum(len(self.todo.prompts[x]) for x in (*lots[-1], p)) > budget:
                 lots.append([])
             lots[-1].append(p)
         caches, ends = [], []
         for lot in lots:
-            plan = Prefill([len(self.prompts[p]) for p in lot])
-            ids = torch.tensor([i for p in lot for i in self.prompts[p]], device=self.rows.device)
-            states = self.engine.states(ids[None], plan.position[None].to(ids.device), plan)
+            plan = Prefill([len(self.todo.prompts[p]) for p in lot])
+            ids = torch.tensor([i for p in lot for i in self.todo.prompts[p]], device=self.rows.device)
+            states = self.states(ids[None], plan.position[None].to(ids.device), plan)
             ends.append(states[0, plan.ends.to(ids.device)])
             caches.append(plan.padded(width))
         joined = {

@@ -12,9 +12,8 @@ from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.core.settings import Settings
 from rewardlab.core.types import Prompt, Rollout, Sequence, StopReason
 from rewardlab.models.engine import Engine
-from rewardlab.models.packing import packed_linears
 from rewardlab.rollout.cached import CachedDecoder
-from rewardlab.rollout.decoding import Decoder
+from rewardlab.rollout.decoding import Decoder, Queue
 
 
 class SamplerSettings(Settings):
@@ -59,22 +58,17 @@ class Sampler:
             i * n + j for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])) for j in range(n)
         ]
         engine = self.engine
-        decode = Decoder if engine.plans else CachedDecoder
-        with (
-            progress.task("sampling", len(order)) as task,
-            engine.frozen(),
-            engine.autocast(),
-            packed_linears(engine.model.net, engine.dtype),
-        ):
-            answers = decode(
-                engine,
+        with progress.task("sampling", len(order)) as task, engine.decoding() as states:
+            queue = Queue(
                 prompts,
                 [a // n for a in order],
                 draws[torch.tensor(order, dtype=torch.long)],
                 temperature=s.temperature,
                 places=self._places(),
                 advance=task.advance,
-            ).run()
+            )
+            decoder = Decoder(engine, states, queue) if engine.plans else CachedDecoder(engine, queue)
+            answers = decoder.run()
         found = {a: answers.row(row) for row, a in enumerate(order)}
         return [
             [self._sequence(p, *found[i * n + j], version) for j in range(n)] for i, p in enumerate(prompts)
