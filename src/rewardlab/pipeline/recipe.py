@@ -15,7 +15,7 @@ from rewardlab.pipeline.context import BUILT_IN_REWARDS
 from rewardlab.pipeline.stages.audit import AuditStage
 from rewardlab.pipeline.stages.best_of_n import BestOfNStage
 from rewardlab.pipeline.stages.distill import DistillStage
-from rewardlab.pipeline.stages.dpo import DPOStage
+from rewardlab.pipeline.stages.dpo import DPOStage, ORPOStage, SimPOStage
 from rewardlab.pipeline.stages.evaluate import EvaluateStage
 from rewardlab.pipeline.stages.grpo import (
     CISPOStage,
@@ -27,6 +27,7 @@ from rewardlab.pipeline.stages.grpo import (
     RLOOStage,
 )
 from rewardlab.pipeline.stages.iterative_dpo import IterativeDPOStage
+from rewardlab.pipeline.stages.kto import KTOStage
 from rewardlab.pipeline.stages.on_policy_distill import OnPolicyDistillStage
 from rewardlab.pipeline.stages.online_dpo import OnlineDPOStage
 from rewardlab.pipeline.stages.ppo import PPOStage
@@ -47,6 +48,9 @@ AnyStage = Annotated[
     | RewardHeadsStage
     | ProcessRewardStage
     | DPOStage
+    | ORPOStage
+    | SimPOStage
+    | KTOStage
     | OnlineDPOStage
     | IterativeDPOStage
     | GRPOStage

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from rewardlab.core.errors import UserError
-from rewardlab.core.types import Example, Pair, Prompt, Sequence, Steps
+from rewardlab.core.types import Example, Messages, Pair, Prompt, Sequence, Steps
 from rewardlab.data.load import (
     Loaded,
     check_disjoint,
@@ -34,6 +34,7 @@ from rewardlab.pipeline.context import Context
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import ProbeSettings, StageData, TrainingStage
 from rewardlab.rollout.sampler import SamplerSettings
+from rewardlab.training.algorithms.kto import AnswerRow
 from rewardlab.training.algorithms.process_reward import StepRow
 from rewardlab.training.pairs import PairRow
 from rewardlab.training.probe import Probe
@@ -62,6 +63,66 @@ def pairs(context: Context, stage: TrainingStage, tokenizer: Any) -> tuple[list[
         return PairRow(tally.add(chosen), tally.add(rejected), pair.label, pair.weight, pair.margin)
 
     return _both(context, stage, load_pairs, render)
+
+
+def judged(
+    context: Context, stage: TrainingStage, tokenizer: Any, *, pairs: bool
+) -> tuple[list[AnswerRow], list[AnswerRow]]:
+    """Rendered training and held-out answers with a verdict each, from pairs or from rows with a `label`."""
+
+    def render(row: Pair | Example, tally: _Tally) -> list[tuple[_Judged, Sequence]]:
+        verdicts = _of_pair(row) if isinstance(row, Pair) else [_of_example(row)]
+        return [(v, tally.add(render_example(tokenizer, v.example(), stage.max_tokens))) for v in verdicts]
+
+    def matched(found: list[list[tuple[_Judged, Sequence]]]) -> list[AnswerRow]:
+        flat = [verdict for row in found for verdict in row]
+        ahead = len(found[0]) if found else 0
+        rows = []
+        for (own, answer), (other, _) in zip(flat, flat[ahead:] + flat[:ahead], strict=True):
+            mixed = replace(own, answer=other.answer).example()
+            mismatched = render_example(tokenizer, mixed, stage.max_tokens).sequence
+            rows.append(AnswerRow(answer, own.label, mismatched))
+        return rows
+
+    if pairs:
+        train, held_out = _both(context, stage, load_pairs, render)
+    else:
+        train, held_out = _both(context, stage, load_examples, render)
+    return matched(train), matched(held_out)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """An answer and whether it is good."""
+
+    prompt: Messages
+    answer: Messages
+    label: float
+    place: str
+
+    def example(self) -> Example:
+        """Only the answer is trained on."""
+        trained = (*(False for _ in self.prompt), *(m.role == "assistant" for m in self.answer))
+        return Example(self.prompt + self.answer, trained, place=self.place)
+
+
+def _of_pair(pair: Pair) -> list[_Judged]:
+    """The better answer as a good one, the other as a bad one; a soft label is the chance of that."""
+    return [
+        _Judged(pair.prompt, pair.chosen, pair.label, pair.place),
+        _Judged(pair.prompt, pair.rejected, 1 - pair.label, pair.place),
+    ]
+
+
+def _of_example(row: Example) -> _Judged:
+    """The last message is judged, by the row's `label`."""
+    label = row.meta.get("label")
+    if label not in (True, False):  # 1 and 0 too
+        raise UnrenderableError(
+            f"{row.place}: `label` is {label!r}, not true or false.",
+            "Map the column with `columns: {label: ...}`, or use `rows_are: pairs`.",
+        )
+    return _Judged(row.messages[:-1], row.messages[-1:], float(label), row.place)
 
 
 def steps(

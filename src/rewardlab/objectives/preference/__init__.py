@@ -10,12 +10,13 @@ from rewardlab.objectives.preference.divergence import divergence_score
 from rewardlab.objectives.preference.likelihood import likelihood_weight
 from rewardlab.objectives.preference.matching import match
 from rewardlab.objectives.preference.mixture import dpo, preference, running_delta
-from rewardlab.objectives.preference.settings import LossName, PreferenceSettings
+from rewardlab.objectives.preference.settings import Losses, LossName, PreferenceSettings
 from rewardlab.objectives.preference.token_kl import tdpo
 from rewardlab.objectives.preference.unpaired import implicit_outcome, implicit_reward, kl_baseline, kto
 
 __all__ = [
     "LossName",
+    "Losses",
     "PreferenceSettings",
     "combined_deviation",
     "deviation",

@@ -42,12 +42,13 @@ def _by_name(value: Any) -> Any:
     return {value: 1.0} if isinstance(value, str) else value
 
 
+Losses = Annotated[dict[LossName, float], BeforeValidator(_by_name), Field(min_length=1)]
+
+
 class PreferenceSettings(Settings):
     """Knobs of the preference losses; each is read by the losses its help names."""
 
-    loss: Annotated[dict[LossName, float], BeforeValidator(_by_name)] = Field(
-        default={"sigmoid": 1.0}, min_length=1
-    )
+    loss: Losses = {"sigmoid": 1.0}
     """One loss by name, or several with weights, as in {sigmoid: 0.8, bco_pair: 0.2, sft: 1.0} (MPO)."""
     beta: float = Field(default=0.1, gt=0)
     """Strength of the pull to the starting policy; lower moves further. SimPO wants 2 to 10; in orpo it is

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from rewardlab.objectives.preference import PreferenceSettings
+from pydantic import Field
+
+from rewardlab.objectives.preference import Losses, PreferenceSettings
 from rewardlab.pipeline import rows
 from rewardlab.pipeline.stages.base import Outcome, ProbeSettings, TrainingStage
 from rewardlab.training.algorithms.dpo import DPO
@@ -13,10 +15,9 @@ if TYPE_CHECKING:
     from rewardlab.pipeline.context import Context
 
 
-class DPOStage(TrainingStage, PreferenceSettings):
-    """Make chosen answers more likely than rejected ones, with the loss that `loss` names."""
+class PreferenceStage(TrainingStage, PreferenceSettings):
+    """What the kinds share; each only changes defaults, and a recipe may change them back."""
 
-    kind: Literal["dpo"] = "dpo"
     pairs_per_step: int = 32
     probe: ProbeSettings | None = None
 
@@ -36,3 +37,27 @@ class DPOStage(TrainingStage, PreferenceSettings):
             progress=context.progress,
         )
         return self.fit(context, algorithm)
+
+
+class DPOStage(PreferenceStage):
+    """Make chosen answers more likely than rejected ones, with the loss that `loss` names."""
+
+    kind: Literal["dpo"] = "dpo"
+
+
+class ORPOStage(PreferenceStage):
+    """Imitate chosen answers and raise their odds over rejected ones; no reference (arXiv 2403.07691)."""
+
+    kind: Literal["orpo"] = "orpo"
+    loss: Losses = {"orpo": 1.0}
+    beta: float = Field(default=0.1, gt=0)
+    """Weight of the odds ratio."""
+
+
+class SimPOStage(PreferenceStage):
+    """Mean log-prob per token as the reward, with a margin to win by; no reference (arXiv 2405.14734)."""
+
+    kind: Literal["simpo"] = "simpo"
+    loss: Losses = {"simpo": 1.0}
+    beta: float = Field(default=2.0, gt=0)
+    simpo_gamma: float = 1.0

@@ -68,7 +68,8 @@ class GRPO(Algorithm):
         _check(settings)
         self.engine, self.experience, self.settings, self.probe = engine, experience, settings, probe
         self.credit, self.control = Credit(settings, experience), Control(settings)
-        self.reference = Reference(engine)
+        # Without a KL nothing reads it: neither a copy of the weights nor its pass is paid for.
+        self.reference = Reference(engine) if _has_kl(settings) or settings.loss == "gvpo" else None
 
     def batches(self, step: int) -> tuple[list[Batch], Mapping[str, float]]:
         rollouts = self.experience.collect(step)
@@ -83,26 +84,31 @@ class GRPO(Algorithm):
         return [batch.select(p) for p in pieces], numbers
 
     def fill(self, rollouts: list[Rollout]) -> tuple[Batch, dict[str, float]]:
-        """Rollouts with scores -> a batch with advantage, weight and logp_ref streams."""
+        """Rollouts with scores -> a batch with advantage and weight, and logp_ref where there is a KL."""
         s = self.settings
         batch = Batch.pack([r.sequence for r in rollouts], group=[r.group for r in rollouts])
         raw, ok = raw_scores(rollouts)
-        logp_ref = self.reference.logprobs(batch)
-        change = (batch.streams["logp_sample"] - logp_ref) * batch.action
         action = batch.action.float()
-        drift = float(sum_by_sequence(change, batch).mean())
+        drift, compared = 0.0, {}
+        if self.reference is not None:
+            logp_ref = self.reference.logprobs(batch)
+            batch = batch.with_streams(logp_ref=logp_ref)
+            change = (batch.streams["logp_sample"] - logp_ref) * batch.action
+            drift = float(sum_by_sequence(change, batch).mean())
+            compared = {"kl": drift}
         surprise = -float((batch.streams["logp_sample"] * action).sum() / action.sum().clamp(min=1))
         controls = self.control.look(kl_per_answer=drift, entropy_per_token=surprise, answers=len(rollouts))
         reward = raw
-        if self.control.kl and s.kl_placement == "reward":
-            per_token = kl.estimate(batch.streams["logp_sample"], logp_ref, s.kl_estimator, s.kl_direction)
+        if self.reference is not None and self.control.kl and s.kl_placement == "reward":
+            per_token = kl.estimate(
+                batch.streams["logp_sample"], batch.streams["logp_ref"], s.kl_estimator, s.kl_direction
+            )
             reward = raw - self.control.kl * sum_by_sequence(per_token * batch.action, batch)
         lengths = sum_by_sequence(action, batch)
         advantage, credited = self.credit.advantages(rollouts, reward, ok, batch.group, lengths)
         filled = replace(batch, reward=raw).with_streams(
             advantage=advantage[batch.seq] * action,
             weight=usable(rollouts, s).float()[batch.seq] * action,
-            logp_ref=logp_ref,
         )
         found: dict[str, float] = {}
         if s.mismatch:
@@ -110,7 +116,7 @@ class GRPO(Algorithm):
         return pg.prepare(filled, s.loss, self.experience.generator, s.loss_options), {
             **summary(rollouts),
             "equal_groups": _equal_share(advantage, batch.group),
-            "kl": drift,
+            **compared,
             **controls,
             **credited,
             **found,
@@ -144,10 +150,14 @@ class GRPO(Algorithm):
         self.control.load_state(state["control"])
 
 
+def _has_kl(s: GRPOSettings) -> bool:
+    return s.kl_coefficient > 0 or s.kl_control != "fixed"
+
+
 def _check(s: GRPOSettings) -> None:
     """Refuse settings that would silently do nothing or something else."""
     pg.check_options(s.loss, s.loss_options)
-    has_kl = s.kl_coefficient > 0 or s.kl_control != "fixed"
+    has_kl = _has_kl(s)
     credit.check(s, s.prompts_per_step, has_kl and s.kl_placement == "reward")
     if s.loss == "gvpo" and s.advantage != "grpo":
         raise UserError("grpo: loss gvpo reads rewards, not advantages.", "Leave out `advantage`.")
