@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -139,6 +139,16 @@ class Engine:
 
     def _masked(self, batch: Batch) -> Tensor:
         """Float[T, H] by padded rows and a mask, for any network."""
+        return self._by_rows(batch, lambda out: [out.last_hidden_state])[0]
+
+    def layer_states(self, batch: Batch, layers: Sequence[int]) -> list[Tensor]:
+        """Float[T, H] for each of these layers: the hidden states of every token; 0 is the embedding."""
+        batch = batch.to(self.model.device)
+        return self._by_rows(batch, lambda out: [out.hidden_states[i] for i in layers], every_layer=True)
+
+    def _by_rows(
+        self, batch: Batch, pick: Callable[[Any], list[Tensor]], *, every_layer: bool = False
+    ) -> list[Tensor]:
         layout = LAYOUTS["padded"](batch)
         columns = torch.arange(layout.input_ids.shape[1], device=batch.ids.device)
         with self.autocast():
@@ -147,9 +157,9 @@ class Engine:
                 attention_mask=(columns[None] < batch.lengths[:, None]).long(),
                 position_ids=layout.position_ids,
                 use_cache=False,
+                output_hidden_states=every_layer,
             )
-        states: Tensor = out.last_hidden_state
-        return states.flatten(0, 1)[layout.index]
+        return [states.flatten(0, 1)[layout.index] for states in pick(out)]
 
     def layout(self, batch: Batch) -> LayoutName:
         """The layout that this batch will have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from rewardlab.core.errors import UserError
 from rewardlab.core.types import Rollout, Score
 from rewardlab.core.types import Sequence as Tokens
 from rewardlab.models.engine import Engine
-from rewardlab.models.layouts import LAYOUTS
 from rewardlab.rewards.base import Resolver, Reward, RewardSettings
 from rewardlab.rewards.reading import Reader, score_readable
 
@@ -103,7 +102,7 @@ class MatrixEntropy:
         with self.engine.frozen():
             for chosen in self.engine.split(batch):
                 micro = batch.select(chosen).to(self.engine.model.device)
-                states = layer_states(self.engine, micro, self.layers)
+                states = self.engine.layer_states(micro, self.layers)
                 for i, at in enumerate(chosen):
                     span = slice(int(micro.offsets[i]), int(micro.offsets[i + 1]))
                     mine = [z[span][micro.action[span]].float().cpu() for z in states]
@@ -120,20 +119,6 @@ class MatrixEntropy:
         ]
         value = math.fsum(each) / len(each)
         return Score(value, parts={self.name: value})
-
-
-def layer_states(engine: Engine, batch: Batch, layers: Sequence[int]) -> list[Tensor]:
-    """Float[T, H] for each layer: the hidden states of every token; 0 is the embedding."""
-    layout = LAYOUTS[engine.settings.layout](batch)
-    with engine.autocast():
-        out: Any = engine.model.hf.base_model(
-            input_ids=layout.input_ids,
-            attention_mask=layout.attention_mask,
-            position_ids=layout.position_ids,
-            use_cache=False,
-            output_hidden_states=True,
-        )
-    return [out.hidden_states[i].flatten(0, 1)[layout.index] for i in layers]
 
 
 class MatrixEntropySettings(RewardSettings):
