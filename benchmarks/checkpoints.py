@@ -6,7 +6,6 @@ token, so that all libraries render the same ids.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 from itertools import pairwise
@@ -93,17 +92,3 @@ def cut_prompts(rows: list[dict[str, Any]], tokenizer: Any, tokens: int) -> list
         ids = tokenizer(row["prompt"][0]["content"], add_special_tokens=False)["input_ids"][:tokens]
         found.append({"prompt": [{"role": "user", "content": tokenizer.decode(ids)}]})
     return found
-
-
-def arguments() -> argparse.ArgumentParser:
-    """What all arms are started with."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("mode")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("rows", type=Path)
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--precompute", action="store_true")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    return parser

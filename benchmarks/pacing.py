@@ -1,13 +1,16 @@
-"""How an arm runs its steps when it is told to, and reports them: one JSON line per command.
+"""How an arm is started, runs its steps when it is told to, and reports them: one JSON line per command.
 
 The driver writes `go N`; the arm runs N steps, answers, and waits with the cores free for the other arm.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -22,8 +25,9 @@ class Pacer:
     """Counts the steps of a lot; `step` is called at each one's end."""
 
     def __init__(self) -> None:
-        self.out = sys.stdout
-        sys.stdout = sys.stderr  # whatever a library prints is no answer
+        # Whatever a library, or a process that it starts, prints is no answer.
+        self.out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
         self.left = 0
         self.lot: list[dict[str, Any]] = []
         self.started = 0.0
@@ -52,3 +56,17 @@ class Pacer:
             raise SystemExit(0)
         self.left = int(command[1])
         self.started = time.perf_counter()
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What all arms are started with."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mode")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--precompute", action="store_true")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    return parser

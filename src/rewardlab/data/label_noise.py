@@ -40,8 +40,8 @@ def dawid_skene(
 
     P(votes of item i, class k) = prior[k] * prod_a confusion[a, k, votes[i, a]], annotators independent given
     the class. votes [N, A] are 0..K-1, or -1 where somebody did not vote. Starts from the vote shares;
-    `smoothing` is a pseudo-count per cell. Errors that annotators share (a common taste, hard items) look like
-    truth to it, so it errs towards too little noise; two annotators alone do not identify it.
+    `smoothing` is a pseudo-count per cell. Errors that annotators share (a common taste, hard items) look
+    like truth to it, so it errs towards too little noise; two annotators alone do not identify it.
     """
     v = np.asarray(votes)
     if v.ndim != 2 or v.size == 0 or not np.issubdtype(v.dtype, np.integer):
@@ -55,7 +55,7 @@ def dawid_skene(
     cast = np.eye(classes + 1)[v][..., :classes]  # [N, A, K]; -1 takes the last row, whose K columns are 0
     posterior = cast.sum(1) / cast.sum((1, 2))[:, None]
     before = -np.inf
-    for step in range(1, iterations + 1):
+    for _ in range(iterations):
         prior = posterior.sum(0) + smoothing
         prior /= prior.sum()
         confusion = np.einsum("ik,ial->akl", posterior, cast) + smoothing

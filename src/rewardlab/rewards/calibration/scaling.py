@@ -1,7 +1,7 @@
 """Maps from margins to probabilities, fitted on one split and applied to another.
 
 A margin is score(a) - score(b); a label is the probability that a is better. A map fitted and judged on the
-same pairs looks better than it is, so every function here fits only, and what it returns is applied elsewhere.
+same pairs looks better than it is, so every function here only fits; what it returns is applied elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Temperature:
-    """P(a beats b) = sigmoid(margin / temperature): changes how sure a margin is, never which side it takes."""
+    """P(a beats b) = sigmoid(margin / temperature): changes how sure a margin is, never its side."""
 
     temperature: float
 
@@ -118,7 +118,7 @@ def fit_platt(score: ArrayLike, label: ArrayLike) -> Platt:
 
 
 def fit_isotonic(score: ArrayLike, label: ArrayLike) -> Isotonic:
-    """The non-decreasing step values with the least squared error (pool adjacent violators), ties pooled first.
+    """The non-decreasing steps of least squared error (pool adjacent violators), ties pooled first.
 
     Zadrozny and Elkan 2002, "Transforming classifier scores into accurate multiclass probability estimates".
     Needs many more pairs than a temperature. (chosen, rejected) pairs go through `both_orders` first.
