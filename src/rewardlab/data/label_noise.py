@@ -55,7 +55,7 @@ def dawid_skene(
     cast = np.eye(classes + 1)[v][..., :classes]  # [N, A, K]; -1 takes the last row, whose K columns are 0
     posterior = cast.sum(1) / cast.sum((1, 2))[:, None]
     before = -np.inf
-    for _ in range(iterations):
+    for step in range(1, iterations + 1):  # noqa: B007
         prior = posterior.sum(0) + smoothing
         prior /= prior.sum()
         confusion = np.einsum("ik,ial->akl", posterior, cast) + smoothing
