@@ -17,7 +17,7 @@ from rewardlab.core.types import Sequence
 
 Unit = Literal["token", "sequence", "pair"]
 Divisor = Unit | tuple[Unit, str]
-"""A count of the whole step, or (unit, weight stream): of the tokens or sequences trained under that stream."""
+"""A count of the whole step, or (unit, weight stream): of what is trained under that stream."""
 
 
 @dataclass(frozen=True)

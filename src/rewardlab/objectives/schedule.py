@@ -99,7 +99,8 @@ def on(batch: Batch, stream: str) -> Batch:
     """The batch with another weight stream in place of `weight`, for a loss that reads a part of it.
 
     A term's divisor stays the whole step's count (`Batch.counts()` of the batch that the loop holds), so the
-    loop's batch needs a `weight` that is not 0 wherever a part's is not; `reduction.over` makes it the part's.
+    loop's batch needs a `weight` that is not 0 wherever a part's is not. `reduction.over` makes it the
+    part's count.
     """
     return batch.with_streams(weight=batch.streams[stream])
 
