@@ -53,8 +53,11 @@ class Hybrid(GRPO):
         probe: Probe | None = None,
     ) -> None:
         super().__init__(engine, experience, settings, probe=probe)
-        if settings.method == "kdrl" and teacher is None:
-            raise UserError("hybrid: method kdrl has no teacher.", "Give it one.")
+        if (settings.method == "kdrl") != (teacher is not None):
+            raise UserError(
+                f"hybrid: method {settings.method} with{'' if teacher else 'out'} a teacher.",
+                "A teacher belongs to method kdrl and to no other.",
+            )
         if settings.method != "kdrl" and len(shown) != len(experience.prompts):
             raise UserError(
                 f"hybrid: {len(experience.prompts)} prompts and {len(shown)} demonstrations.",
@@ -106,8 +109,8 @@ class Hybrid(GRPO):
         s, own = self.knobs, batch.action.float()
         raw, ok = raw_scores(rollouts)
         batch = batch.with_streams(own=own, weight_rl=batch.weight)
-        if s.method == "kdrl":
-            streams = {"logp_teacher": given(self.teacher and self.teacher.logprobs(batch))}
+        if self.teacher is not None:
+            streams = {"logp_teacher": self.teacher.logprobs(batch)}
             taught = 1.0
             if s.teach != "all":
                 level, seen = ("sequence" if s.teach == "failures" else "group"), raw.where(ok, torch.nan)
