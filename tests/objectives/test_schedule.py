@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rewardlab.core.batch import Batch, Outputs
 from rewardlab.core.errors import UserError
 from rewardlab.core.types import Sequence
-from rewardlab.objectives.reduction import Term, reduce, statistic
+from rewardlab.objectives.reduction import Term, over, reduce, statistic
 from rewardlab.objectives.schedule import (
     Branch,
     Gate,
@@ -105,6 +105,25 @@ def test_losses_on_parts_of_a_batch_share_its_count() -> None:
     out = Outputs(logp=torch.tensor([0.0, -1.0, 0.0, -2.0, 0.0, -4.0]))
     parts = {"rl": nll(out, on(batch, "weight_rl")), "sft": nll(out, on(batch, "weight_sft"))}
     assert float(reduce(mix(parts, {"rl": 1.0, "sft": 0.5}), batch.counts())) == pytest.approx((3 + 4) / 3)
+
+
+def test_a_part_may_be_the_mean_over_its_own_rows_however_the_step_is_split() -> None:
+    batch = Batch.pack([Sequence((0, 1, 2), (False, True, True))] * 3).with_streams(
+        weight_rl=torch.tensor([0.0, 1, 1, 0, 1, 0, 0, 0, 0]),
+        weight_sft=torch.tensor([0.0, 0, 0, 0, 0, 0, 0, 0.5, 0]),
+    )
+    logp = torch.tensor([0.0, -1, -2, 0, -3, 0, 0, -4, -5])
+    counts = batch.counts()
+    assert (counts["token"], counts["token", "weight_rl"], counts["sequence", "weight_rl"]) == (6, 3, 2)
+    assert (counts["token", "weight_sft"], counts["sequence", "weight_sft"]) == (1, 1)
+    for split in ([[0, 1, 2]], [[0], [1], [2]], [[2, 0], [1]]):
+        loss = 0.0
+        for rows in split:
+            micro = batch.select(rows)
+            out = Outputs(logp=logp[batch.tokens_of(rows)])
+            parts = {p: over(nll(out, on(micro, f"weight_{p}")), f"weight_{p}") for p in ("rl", "sft")}
+            loss += float(reduce(mix(parts, {"rl": 1.0, "sft": 1.0}), counts))
+        assert loss == pytest.approx((1 + 2 + 3) / 3 + 0.5 * 4)
 
 
 GROUP = torch.tensor([5, 5, 5, 2, 2, 2])

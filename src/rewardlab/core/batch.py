@@ -16,6 +16,8 @@ from torch import Tensor
 from rewardlab.core.types import Sequence
 
 Unit = Literal["token", "sequence", "pair"]
+Divisor = Unit | tuple[Unit, str]
+"""A count of the whole step, or (unit, weight stream): of what is trained under that stream."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Batch:
     """Float[T] each: logp_sample, logp_ref, advantage, weight, temperature, ... as needed.
 
     `advantage` is a direction, `weight` says what is trained: weight 0 means "in the group's
-    statistics only". A missing weight stream means 1 at every action."""
+    statistics only". A missing weight stream means 1 at every action. Where several losses share a batch,
+    `weight_<part>` says what the part trains, and `weight` is not 0 wherever one of them is not."""
     action_streams: dict[str, Tensor] = field(default_factory=dict)
     """[A, ...] each: one row per action token, in token order. For what is too wide to hold at every token:
     `slice_ids` Long[A, K] and `slice_logp` Float[A, K], another model's log-probs over part of the
@@ -160,19 +163,24 @@ class Batch:
             version=self.version.to(device),
         )
 
-    def counts(self) -> dict[Unit, int]:
+    def counts(self) -> dict[Divisor, int]:
         """How many trained tokens, trained sequences and pairs the whole step holds.
 
-        These are the only divisors of a loss, so splitting a batch differently changes nothing.
+        Also the tokens and sequences that each stream `weight_<part>` trains, under ("token", stream) and
+        ("sequence", stream). These are the only divisors of a loss, so splitting a batch differently changes
+        nothing.
         """
-        trained = self.trained
-        has_trained = torch.zeros(self.size, dtype=torch.bool, device=self.ids.device)
-        has_trained[self.seq[trained]] = True
-        return {
-            "token": int(trained.sum()),
-            "sequence": int(has_trained.sum()),
-            "pair": int(self.pairs.shape[0]),
-        }
+        tokens, sequences = self._counted(self.trained)
+        found: dict[Divisor, int] = {"token": tokens, "sequence": sequences, "pair": int(self.pairs.shape[0])}
+        for name, weight in self.streams.items():
+            if name.startswith("weight_"):
+                part = self._counted(self.action & (weight != 0))
+                found["token", name], found["sequence", name] = part
+        return found
+
+    def _counted(self, trained: Tensor) -> tuple[int, int]:
+        """Tokens of Bool[T] `trained`, and sequences that have one."""
+        return int(trained.sum()), int(self.seq[trained].unique().numel())  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ Prefix-RFT  one sample continues a piece of a demonstration: `prefix_length`, `m
 
 A demonstration is a sequence of the batch like any other; whether RL or SFT reads it is a matter of weights
 made at fill time, on the whole step. A mean "over the demonstrations" and one "over the samples" in one
-batch: weights from `supervised.source_weights`.
+batch: `on` and `reduction.over` with the same stream, or weights from `supervised.source_weights`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def on(batch: Batch, stream: str) -> Batch:
     """The batch with another weight stream in place of `weight`, for a loss that reads a part of it.
 
     A term's divisor stays the whole step's count (`Batch.counts()` of the batch that the loop holds), so the
-    loop's batch needs a `weight` that is not 0 wherever a part's is not.
+    loop's batch needs a `weight` that is not 0 wherever a part's is not. `reduction.over` makes it the
+    part's count.
     """
     return batch.with_streams(weight=batch.streams[stream])
 

@@ -26,6 +26,7 @@ from rewardlab.pipeline.stages.grpo import (
     RiskPOStage,
     RLOOStage,
 )
+from rewardlab.pipeline.stages.hybrid import HybridStage
 from rewardlab.pipeline.stages.iterative_dpo import IterativeDPOStage
 from rewardlab.pipeline.stages.kto import KTOStage
 from rewardlab.pipeline.stages.on_policy_distill import OnPolicyDistillStage
@@ -62,6 +63,7 @@ AnyStage = Annotated[
     | RiskPOStage
     | PPOStage
     | RejectionSamplingStage
+    | HybridStage
     | DistillStage
     | OnPolicyDistillStage
     | AuditStage

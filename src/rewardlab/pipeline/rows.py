@@ -36,6 +36,7 @@ from rewardlab.pipeline.stages.base import ProbeSettings, StageData, TrainingSta
 from rewardlab.rollout.sampler import SamplerSettings
 from rewardlab.training.algorithms.kto import AnswerRow
 from rewardlab.training.algorithms.process_reward import StepRow
+from rewardlab.training.demonstrations import prompt_ids
 from rewardlab.training.pairs import PairRow
 from rewardlab.training.probe import Probe
 
@@ -156,6 +157,24 @@ def prompts(
 
     gathered = _gather(context, data, use, load_prompts, render)
     return gathered.rows, gathered.rendered
+
+
+def demonstrations(
+    context: Context, stage: TrainingStage, tokenizer: Any
+) -> tuple[list[Prompt], list[list[int]], list[Sequence]]:
+    """Prompts, their ids, and a demonstrated answer to each: the last message of a row."""
+
+    def render(row: Example, tally: _Tally) -> Sequence:
+        if row.messages[-1].role != "assistant":
+            raise UnrenderableError(
+                f"{row.place}: the last message is not the assistant's.", "End each row with an answer."
+            )
+        last = (*(False for _ in row.messages[:-1]), True)
+        return tally.add(render_example(tokenizer, replace(row, trained=last), stage.max_tokens))
+
+    gathered = _gather(context, stage.data, stage.name, load_examples, render)
+    asked = [Prompt(r.messages[:-1], r.id, r.meta, r.place) for r in gathered.rows]
+    return asked, [prompt_ids(s) for s in gathered.rendered], gathered.rendered
 
 
 def probe(context: Context, settings: ProbeSettings | None, engine: Engine, stage: str) -> Probe | None:

@@ -63,19 +63,43 @@ class Experience:
         drawn = settings.model_dump(include={"samples_per_prompt", "max_new_tokens", "temperature"})
         self.sampler = Sampler(engine, SamplerSettings(**drawn))
 
-    def collect(self, number: int, *, version: int | None = None) -> list[Rollout]:
+    def collect(
+        self, number: int, *, version: int | None = None, hints: Rows[Rows[int]] = ()
+    ) -> list[Rollout]:
         """Scored answers to the `number`-th (0-based) lot of prompts, group after group.
 
-        `version` is the optimiser step that they are sampled at, where that is not `number`.
+        `version` is the optimiser step that they are sampled at, where that is not `number`. `hints`, one per
+        answer where any is given: ids that the answer continues. They open its text, which the reward reads;
+        the policy did not choose them, so they are no actions.
         """
         chosen = self.rows.indices(number)
         version = number if version is None else version
-        groups = self.sampler.sample([self.ids[i] for i in chosen], self.generator, version=version)
-        rollouts = to_rollouts([self.prompts[i] for i in chosen], groups, self.engine)
+        asked = [self.prompts[i] for i in chosen]
+        if any(hints):
+            rollouts = self._continue(chosen, asked, hints, version)
+        else:
+            groups = self.sampler.sample([self.ids[i] for i in chosen], self.generator, version=version)
+            rollouts = to_rollouts(asked, groups, self.engine)
         if self.reward is None:
             return rollouts
         scores = self.reward.score(rollouts)
         return [replace(r, score=s) for r, s in zip(rollouts, scores, strict=True)]
+
+    def _continue(
+        self, chosen: list[int], asked: list[Prompt], hints: Rows[Rows[int]], version: int
+    ) -> list[Rollout]:
+        """Answers that begin with their hints; the draws are those of answers without."""
+        n = self.settings.samples_per_prompt
+        begun = [[*self.ids[i], *hints[k * n + j]] for k, i in enumerate(chosen) for j in range(n)]
+        sampler = Sampler(self.engine, self.sampler.settings.model_copy(update={"samples_per_prompt": 1}))
+        drawn = [one for (one,) in sampler.sample(begun, self.generator, version=version)]
+        groups = [drawn[k * n : (k + 1) * n] for k in range(len(chosen))]
+        decode = self.engine.model.tokenizer.decode
+        found = []
+        for r, hint in zip(to_rollouts(asked, groups, self.engine), hints, strict=True):
+            answer = [i for i, a in zip(r.sequence.ids, r.sequence.action, strict=True) if a]
+            found.append(replace(r, text=decode([*hint, *answer], skip_special_tokens=True)))
+        return found
 
     def greedy(self, rollouts: list[Rollout]) -> dict[int, Rollout]:
         """The most likely answer to each group's prompt, scored; no draw is spent on it."""

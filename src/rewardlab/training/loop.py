@@ -132,7 +132,7 @@ def _update(algorithm: Algorithm, batch: Batch, adam: torch.optim.AdamW, max_nor
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
         for name, term in terms.items():
-            sums[name] = sums.get(name, 0.0) + term.total.item() / max(counts[term.unit], 1)
+            sums[name] = sums.get(name, 0.0) + term.mean(counts).item()
     norm = math.nan
     if finite:
         parameters = [p for p in engine.parameters.values() if p.grad is not None]
@@ -156,7 +156,7 @@ def mean_terms(algorithm: Algorithm, batch: Batch, prefix: str = "eval_") -> dic
             sums[prefix + "loss"] = sums.get(prefix + "loss", 0.0) + reduce(terms, counts).item()
             for name, term in terms.items():
                 key = prefix + name
-                sums[key] = sums.get(key, 0.0) + term.total.item() / max(counts[term.unit], 1)
+                sums[key] = sums.get(key, 0.0) + term.mean(counts).item()
     return sums
 
 

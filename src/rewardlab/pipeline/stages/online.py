@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from rewardlab.core.types import Prompt
 from rewardlab.models.engine import Engine
 from rewardlab.pipeline import rows
 from rewardlab.pipeline.stages.base import Outcome, ProbeSettings, TrainingStage
@@ -32,10 +33,17 @@ class SamplingStage(TrainingStage):
         return None
 
     def experience(
-        self, context: Context, engine: Engine, settings: ExperienceSettings, prompts_at_once: int
+        self,
+        context: Context,
+        engine: Engine,
+        settings: ExperienceSettings,
+        prompts_at_once: int,
+        asked: tuple[list[Prompt], list[list[int]]] | None = None,
     ) -> Experience:
-        """Prompts, reward, observers and record of this stage, ready to sample."""
-        prompts, ids = rows.prompts(context, self.data, self.name, engine.model.tokenizer, self.max_tokens)
+        """Prompts (the data's, or those `asked`), reward, observers and record of this stage."""
+        if asked is None:
+            asked = rows.prompts(context, self.data, self.name, engine.model.tokenizer, self.max_tokens)
+        prompts, ids = asked
         return Experience(
             engine,
             prompts,
