@@ -47,28 +47,23 @@ def page(found: dict[str, Any], digest: str) -> str:
         "# Filters of preference pairs under flipped labels",
         "",
         f"Question: trained on {s['train']} pairs of which a share is turned round, does a reward model "
-        f"agree "
-        "more with gold when a filter drops pairs first? And does it matter whether the filter's scorer has "
-        "been trained on the pairs that it scores (naive) or not (cross-fitted)?",
+        "agree more with gold when a filter drops pairs first? And does it matter whether the filter's "
+        "scorer has been trained on the pairs that it scores (naive) or not (cross-fitted)?",
         "",
-        f"World: `advice`, a labeller that sees gold without bias or noise, and flips. Learner: "
-        f"`benchmarks/hashed_pairs.py`, with a "
-        f"{' and a '.join(f'{k} ({v:g})' for k, v in penalties.items())} "
-        "penalty. Both penalties were picked by a look at gold accuracy in a pilot on one draw of the "
-        "default "
-        "world (seed 0, which is not used here), before any filter ran, and are the same for every arm. "
-        f"Held-out: {s['test']} pairs on the same topics. {len(s['seeds'])} seeds, each a world of its own "
-        f"with "
-        "its own pairs; 95% t intervals over seeds, differences paired within a seed. "
-        f"Filters keep {s['fraction']:.0%}; small loss keeps the pairs whose loss is below log 2 (the "
-        "scorer agrees with the label), confident learning drops as many as it estimates to be flipped. "
-        f"{s['folds']} folds; ensembles of {s['members']} bootstrap members. Oracle drops exactly the "
-        f"flipped "
-        "pairs, which nobody can do: the mark to compare with.",
+        "World: `advice`, a labeller that sees gold without bias or noise, and flips. Learner: "
+        "`benchmarks/hashed_pairs.py`, with a "
+        f"{' and a '.join(f'{k} ({v:g})' for k, v in penalties.items())} penalty. Both penalties were "
+        "picked by a look at gold accuracy in a pilot on one draw of the default world (seed 0, which is "
+        f"not used here), before any filter ran, and are the same for every arm. Held-out: {s['test']} "
+        f"pairs on the same topics. {len(s['seeds'])} seeds, each a world of its own with its own pairs; "
+        f"95% t intervals over seeds, differences paired within a seed. Filters keep {s['fraction']:.0%}; "
+        "small loss keeps the pairs whose loss is below log 2 (the scorer agrees with the label), "
+        f"confident learning drops as many as it estimates to be flipped. {s['folds']} folds; ensembles of "
+        f"{s['members']} bootstrap members. Oracle drops exactly the flipped pairs, which nobody can do: "
+        "the mark to compare with.",
         "",
         f"Command: `python benchmarks/filters.py docs` ({found['cpu_seconds']} s of one core). Figures of "
-        f"every "
-        f"seed: [filters.json](filters.json), sha256 `{digest}`.",
+        f"every seed: [filters.json](filters.json), sha256 `{digest}`.",
         "",
     ]
     for penalty in penalties:
@@ -116,9 +111,8 @@ def page(found: dict[str, Any], digest: str) -> str:
     lines += ["## Flywheel", ""]
     lines += [
         f"Refit and refilter (cross-fitted small loss) for up to {s['rounds']} rounds, until the paired "
-        f"interval "
-        f"of accuracy on {s['validation']} held-out pairs with equally noisy labels is not above 0. Rounds "
-        "chosen, seed by seed (0: the first filter showed no gain, so no filter is used):",
+        f"interval of accuracy on {s['validation']} held-out pairs with equally noisy labels is not above "
+        "0. Rounds chosen, seed by seed (0: the first filter showed no gain, so no filter is used):",
         "",
     ]
     body = [
@@ -155,10 +149,8 @@ def reading(found: dict[str, Any]) -> list[str]:
         sure = [key for key in better if adjusted[key] < 0.05]
         lines.append(
             f"- {penalty.capitalize()} penalty: of {len(mine)} comparisons with no filter, the interval is "
-            f"above "
-            f"0 in {len(better)} and below 0 in {len(worse)}; {len(sure)} of the gains survive Holm's "
-            f"correction "
-            f"over all {len(cells)} comparisons of the page."
+            f"above 0 in {len(better)} and below 0 in {len(worse)}; {len(sure)} of the gains survive "
+            f"Holm's correction over all {len(cells)} comparisons of the page."
         )
         for flip in s["flips"]:
             up = [a for _, f, a in better if f == flip]
@@ -169,8 +161,7 @@ def reading(found: dict[str, Any]) -> list[str]:
         oracle = against(rows, penalty, s["flips"][-1], "oracle", "none").interval
         lines.append(
             f"  - Dropping exactly the flipped pairs would bring {cell(oracle)} at flips "
-            f"{s['flips'][-1]:g}; what "
-            "a filter gains is to be read against that."
+            f"{s['flips'][-1]:g}; what a filter gains is to be read against that."
         )
     gaps = {
         (p, f, a): against(rows, p, f, f"{a}, cross-fitted", f"{a}, naive").interval
@@ -180,19 +171,65 @@ def reading(found: dict[str, Any]) -> list[str]:
     }
     lines += [
         f"- Cross-fitted beats naive in {sum(i.low > 0 for i in gaps.values())} of {len(gaps)} comparisons "
-        f"and "
-        f"loses in {sum(i.high < 0 for i in gaps.values())}; in the rest the interval includes 0.",
-        "- Signed margin at a fraction and small loss at the same fraction keep the same pairs when labels "
-        "are "
-        "hard, so small loss is shown with a threshold.",
-        "- Five seeds give wide intervals, and intervals that are not corrected for their number exclude 0 "
-        "by "
-        "chance now and then; an interval that includes 0 does not show that a filter has no effect.",
+        f"({named([a for (_, _, a), i in gaps.items() if i.low > 0])}) and loses in "
+        f"{sum(i.high < 0 for i in gaps.values())} "
+        f"({named([a for (_, _, a), i in gaps.items() if i.high < 0])}); in the rest the interval includes "
+        "0.",
+        *penalty_instead(s, rows, arms),
+        *estimates(s, rows),
+        *wheel(s, rows),
+        "- Signed margin at a fraction and small loss at the same fraction keep the same pairs when "
+        "labels are hard, so small loss is shown with a threshold.",
+        "- Five seeds give wide intervals, and intervals that are not corrected for their number exclude "
+        "0 by chance now and then; an interval that includes 0 does not show that a filter has no effect.",
         "- Flips here strike every pair alike. Errors that follow a taste (length, flattery) or the "
-        "difficulty of "
-        "a pair are learnt by the scorer too, and nothing here says that a filter finds those.",
+        "difficulty of a pair are learnt by the scorer too, and nothing here says that a filter finds "
+        "those.",
         "- One small linear learner, one synthetic world, one size: nothing here says how a large reward "
-        "model "
-        "behaves. The penalties bracket what matters most for it, how much it memorises.",
+        "model behaves. The two penalties differ in how much the learner memorises.",
     ]
     return lines
+
+
+def named(names: list[str]) -> str:
+    """Each name with how often it occurs."""
+    return ", ".join(f"{name} {names.count(name)}" for name in dict.fromkeys(names)) or "none"
+
+
+def penalty_instead(s: dict[str, Any], rows: Rows, arms: list[str]) -> list[str]:
+    """Is a stronger penalty without a filter as good as a filter with the weaker one?"""
+    weak, strong = s["penalties"]
+    parts = []
+    for flip in s["flips"]:
+        plain = values(rows, strong, flip, "accuracy", "none")
+        gaps = [paired_difference(values(rows, weak, flip, "accuracy", a), plain).interval for a in arms]
+        above, below = sum(g.low > 0 for g in gaps), sum(g.high < 0 for g in gaps)
+        parts.append(f"{above} above and {below} below at flips {flip:g}")
+    return [
+        f"- A {strong} penalty and no filter, against each of the {len(arms)} filters with the {weak} "
+        f"penalty: of the filters, {'; '.join(parts)}."
+    ]
+
+
+def estimates(s: dict[str, Any], rows: Rows) -> list[str]:
+    """How far the estimated flip rates are off."""
+    lines = []
+    for how in HOW:
+        errors = [r["flip_estimate"][how] - r["true_flip_rate"] for r in rows]
+        lines.append(
+            f"- The flip rate estimated with the {how} scorer is off by {min(errors):+.3f} to "
+            f"{max(errors):+.3f}, too high in {sum(e > 0 for e in errors)} of {len(errors)} runs. "
+            "Confident learning counts the scorer's own errors as flips and what it has memorised as "
+            "confirmed."
+        )
+    return lines
+
+
+def wheel(s: dict[str, Any], rows: Rows) -> list[str]:
+    """How often the flywheel turned, and how fine a gain it could see."""
+    half = mean([(r["flywheel_first_gain"]["high"] - r["flywheel_first_gain"]["low"]) / 2 for r in rows])
+    return [
+        f"- The flywheel took a filter in {sum(r['flywheel_round'] > 0 for r in rows)} of {len(rows)} "
+        f"runs. With {s['validation']} noisy held-out pairs the interval of its first gain is on average "
+        f"{half:.3f} to each side: a gain smaller than that usually stops it.",
+    ]
