@@ -46,6 +46,8 @@ def dawid_skene(
     v = np.asarray(votes)
     if v.ndim != 2 or v.size == 0 or not np.issubdtype(v.dtype, np.integer):
         raise UserError(f"Votes must be whole numbers [items, annotators], got shape {v.shape}.", "Recode.")
+    if smoothing <= 0 or iterations < 1:
+        raise UserError("Dawid-Skene needs smoothing above 0 and an iteration.", "Leave the defaults.")
     if classes < 2 or v.min() < -1 or v.max() >= classes:
         raise UserError(
             f"A vote is not one of 0..{classes - 1} (or -1).", "Recode the votes, or raise classes."
@@ -54,8 +56,8 @@ def dawid_skene(
         raise UserError("An item has no vote at all.", "Leave such items out.")
     cast = np.eye(classes + 1)[v][..., :classes]  # [N, A, K]; -1 takes the last row, whose K columns are 0
     posterior = cast.sum(1) / cast.sum((1, 2))[:, None]
-    before = -np.inf
-    for step in range(1, iterations + 1):  # noqa: B007
+    before, used, converged = -np.inf, 0, False
+    while used < iterations and not converged:
         prior = posterior.sum(0) + smoothing
         prior /= prior.sum()
         confusion = np.einsum("ik,ial->akl", posterior, cast) + smoothing
@@ -64,11 +66,9 @@ def dawid_skene(
         log_evidence = np.logaddexp.reduce(log_joint, axis=1)
         posterior = np.exp(log_joint - log_evidence[:, None])
         penalised = float(log_evidence.sum() + smoothing * (np.log(prior).sum() + np.log(confusion).sum()))
-        done = penalised - before <= tolerance * abs(penalised)
-        if done:
-            break
-        before = penalised
-    return DawidSkene(posterior, confusion, prior, float(log_evidence.sum()), step, done)
+        converged = penalised - before <= tolerance * abs(penalised)
+        before, used = penalised, used + 1
+    return DawidSkene(posterior, confusion, prior, float(log_evidence.sum()), used, converged)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rewardlab.core.recipes import load_settings
 from rewardlab.core.settings import Settings
 from rewardlab.models.engine import Engine
 from rewardlab.rewards.base import Reward, RewardSettings
+from rewardlab.rewards.calibration import CalibratedSettings
 from rewardlab.rewards.certainty import CertaintySettings
 from rewardlab.rewards.composable import Composable
 from rewardlab.rewards.compose.choices import GateSettings, RouteSettings
@@ -78,6 +79,7 @@ AnyReward = Annotated[
     | TrlSettings
     | VerlSettings
     | RemoteSettings
+    | CalibratedSettings
     | EnsembleSettings
     | GenerativeSettings
     | ImplicitSettings

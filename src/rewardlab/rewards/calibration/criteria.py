@@ -70,8 +70,8 @@ def validate_criteria(
     x, y = np.asarray(scores, np.float64), np.asarray(human, np.float64)
     if x.ndim != 2 or y.shape != (len(x),) or len(names) != x.shape[1]:
         raise UserError(
-            f"Criteria need scores [rows, criteria], a label per row and a name per criterion; got "
-            f"{x.shape}, {y.shape} and {len(names)} names.",
+            f"Criteria need scores [rows, criteria], a label per row, a name per criterion; got {x.shape}, "
+            f"{y.shape} and {len(names)} names.",
             "Check that rows and names match.",
         )
     if not np.isfinite(y).all():
@@ -125,10 +125,10 @@ def _ridge(scores: Floats, human: Floats, penalty: float) -> Predictor:
 
 
 def fit_pair_weights(differences: ArrayLike, label: ArrayLike, *, penalty: float = 0.01) -> Floats:
-    """Weights w [C] >= 0 of P(a beats b) = sigmoid(w . (criteria of a - of b)) by logistic regression.
+    """Weights w [C] >= 0 of P(a beats b) = sigmoid(w . differences), a logistic regression.
 
-    differences [P, C]; label [P] in [0, 1]. Minimises the mean log loss + penalty / 2 * |w|^2. No intercept:
-    swapping the answers must turn the prediction round.
+    differences [P, C]: criteria of a minus criteria of b; label [P] in [0, 1]. Minimises the mean log loss
+    + penalty / 2 * |w|^2. No intercept: swapping the answers must turn the prediction round.
     """
     d, y = np.asarray(differences, np.float64), np.asarray(label, np.float64)
     if d.ndim != 2 or y.shape != (len(d),) or penalty < 0:

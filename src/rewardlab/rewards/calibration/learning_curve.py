@@ -12,8 +12,8 @@ from rewardlab.core.errors import UserError
 from rewardlab.core.statistics import Interval
 
 Floats = NDArray[np.float64]
-EXPONENTS = np.geomspace(0.05, 2.0, 60)
-"""Where c is looked for; a curve outside is not told apart from one at the edge."""
+EXPONENTS = np.geomspace(0.05, 2.0, 400)
+"""Where c is looked for, 1% apart: coarser steps would show as certainty about the ceiling."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,10 @@ class CalibratedSettings(RewardSettings):
     temperature: float = Field(gt=0, allow_inf_nan=False)
     """What `fit_temperature` found on pairs that the reward was not trained on."""
 
+    def references(self) -> list[str]:
+        """The reward that is scaled."""
+        return [self.reward]
+
     def build(self, name: str, resolver: Resolver) -> Calibrated:
         """The scaled reward."""
         return Calibrated(name, resolver.reward(self.reward), self.temperature)

@@ -1,7 +1,7 @@
 """Maps from margins to probabilities, fitted on one split and applied to another.
 
-A margin is score(a) - score(b); a label is the probability that a is better. A map fitted and judged on the
-same pairs looks better than it is, so every function here only fits; what it returns is applied elsewhere.
+A margin is score(a) - score(b); a label is the probability that a is better. A map fitted and judged on
+the same pairs looks better than it is, so the functions here only fit; what they return is applied elsewhere.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ def fit_temperature(margin: ArrayLike, label: ArrayLike) -> Temperature:
             "On these pairs the margins do no better than chance, so the best temperature is infinite.",
             "Do not calibrate this reward: look at its accuracy first.",
         )
+    if np.mean(((x > 0) - y) * x) <= 0:  # the slope at infinity, computed without saturation
+        raise UserError(
+            "No margin is on the wrong side, so the best temperature is 0.",
+            "Fit the temperature on more pairs, or on pairs that the reward was not trained on.",
+        )
     most = 1.0
     while slope(most) < 0:
         most *= 2
-        if most > 1e6:
-            raise UserError(
-                "No margin is on the wrong side, so the best temperature is 0.",
-                "Fit the temperature on more pairs, or on pairs that the reward was not trained on.",
-            )
     return Temperature(scale / float(optimize.brentq(slope, 0.0, most, xtol=1e-12)))
 
 
@@ -118,7 +118,7 @@ def fit_platt(score: ArrayLike, label: ArrayLike) -> Platt:
 
 
 def fit_isotonic(score: ArrayLike, label: ArrayLike) -> Isotonic:
-    """The non-decreasing steps of least squared error (pool adjacent violators), ties pooled first.
+    """The non-decreasing step values with the least squared error (pool adjacent violators); ties pooled.
 
     Zadrozny and Elkan 2002, "Transforming classifier scores into accurate multiclass probability estimates".
     Needs many more pairs than a temperature. (chosen, rejected) pairs go through `both_orders` first.

@@ -61,12 +61,11 @@ def sgr(
 
     Selection with guaranteed risk (Geifman and El-Yaniv 2017, arXiv 1705.08500). With k errors in m answered
     rows, the bound b solves P(Bin(m, b) <= k) = delta / K (Clopper and Pearson):
-    b = Beta^-1(1 - delta/K; k+1, m-k). A threshold counts as certified if b <= risk, and K is the number of
-    bounds that were computed: `search`: the paper's binary search over the distinct confidences,
-    K = ceil(log2(distinct)) + 1; the best certified step is returned, not the last. The thresholds it visits
-    depend on the errors seen before, so its union over K is a heuristic, though it holds in simulation.
-    `candidates`: at most that many evenly spaced
-    ranks fixed in advance, all tested, where the union is exact.
+    b = Beta^-1(1 - delta / K; k + 1, m - k). A threshold is certified if b <= risk. `union` says which K
+    bounds are computed. `search`: the paper's binary search over the distinct confidences, with
+    K = ceil(log2(distinct)) + 1; the best certified step is returned, not the last. Where it looks depends on
+    the errors seen before, so a union over K steps is not a full proof, though it holds in simulation.
+    `candidates`: evenly spaced ranks fixed in advance, K = that many, all tested; here the union is exact.
 
     confidence [N]; error [N] is 0 or 1. Rows with the threshold's confidence are answered all or none. The
     rows must not have been used to train or calibrate the confidence.
