@@ -67,7 +67,7 @@ def peers() -> str:
         "## What others call it",
         "",
         "Left out: names without a counterpart. Where one name hides different numbers,",
-        "[parity_grpo.md](parity_grpo.md) and [parity.md](parity.md) say so; preference losses have TRL's names.",
+        "[parity_grpo.md](parity_grpo.md) and [parity.md](parity.md) say so.",
     ]
     for title, table in (("loss", LOSSES), ("advantage", ADVANTAGES)):
         lines += ["", f"| {title} | TRL | verl | OpenRLHF |", "|---|---|---|---|"]
