@@ -29,6 +29,53 @@ global counts. Made by `python docs/objectives.py`.
 """
 
 
+# Ours -> TRL 1.16's setting, verl's `policy_loss.loss_mode`, OpenRLHF's policy loss; "" where there is none.
+LOSSES: dict[PolicyLoss, tuple[str, str, str]] = {
+    "ppo": ("", "vanilla", "ppo"),
+    "dual_clip": ("loss_type with delta", "vanilla with clip_ratio_c", ""),
+    "grpo": ("loss_type=grpo", "vanilla, seq-mean-token-mean", ""),
+    "bnpo": ("loss_type=bnpo", "", ""),
+    "dr_grpo": ("loss_type=dr_grpo", "", ""),
+    "dapo": ("loss_type=dapo", "vanilla, token-mean", ""),
+    "gspo": ("importance_sampling_level=sequence", "gspo", "gspo"),
+    "luspo": ("loss_type=luspo", "", ""),
+    "gmpo": ("", "geo_mean", ""),
+    "sapo": ("loss_type=sapo", "sapo", ""),
+    "cispo": ("loss_type=cispo", "cispo", ""),
+    "vespo": ("loss_type=vespo", "", ""),
+    "dppo_tv": ("", "dppo_tv", ""),
+    "dppo_kl": ("", "dppo_kl", ""),
+    "clip_cov": ("", "clip_cov", ""),
+    "kl_cov": ("", "kl_cov", ""),
+    "gpg": ("", "gpg", ""),
+}
+# Ours -> TRL 1.16's setting, verl's `adv_estimator`, OpenRLHF's advantage estimator.
+ADVANTAGES: dict[AdvantageName, tuple[str, str, str]] = {
+    "grpo": ("scale_rewards=none", "grpo, norm_adv_by_std_in_grpo=False", "dr_grpo"),
+    "grpo_std": ("scale_rewards=group", "grpo", "group_norm"),
+    "rloo": ("RLOOTrainer", "rloo", "rloo"),
+    "reinforce_pp": ("", "reinforce_plus_plus", "reinforce"),
+    "reinforce_pp_baseline": ("scale_rewards=batch", "reinforce_plus_plus_baseline", "reinforce_baseline"),
+    "opo": ("", "opo", ""),
+    "gpg": ("", "gpg", ""),
+}
+
+
+def peers() -> str:
+    """What TRL, verl and OpenRLHF call the same thing."""
+    lines = [
+        "## What others call it",
+        "",
+        "Left out: names without a counterpart. Where one name hides different numbers,",
+        "[parity_grpo.md](parity_grpo.md) and [parity.md](parity.md) say so.",
+    ]
+    for title, table in (("loss", LOSSES), ("advantage", ADVANTAGES)):
+        lines += ["", f"| {title} | TRL | verl | OpenRLHF |", "|---|---|---|---|"]
+        for name, theirs in table.items():
+            lines.append(f"| `{name}` | " + " | ".join(f"`{x}`" if x else "" for x in theirs) + " |")
+    return "\n".join([*lines, ""])
+
+
 def modules() -> Iterator[ModuleType]:
     """All modules below rewardlab.objectives, in alphabetical order."""
     root = rewardlab.objectives
@@ -77,7 +124,7 @@ def names() -> str:
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, names()]
+    parts = [HEAD, names(), peers()]
     for module in modules():
         found = list(entries(module))
         if not found:

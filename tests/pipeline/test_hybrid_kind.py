@@ -185,6 +185,7 @@ def test_a_hint_is_imitated_and_not_reinforced() -> None:
         hint = at[batch.streams["weight_sft"][at] > 0]
         assert batch.ids[hint].tolist() == list(SHOWN[chosen[i // 3]].ids[-4:-1])
         assert not batch.streams["own"][hint].any()
+        assert bool((batch.streams["temperature"][hint] == 1.0).all())  # NLL of the policy as it is
         assert not batch.streams["weight_rl"][hint].any()
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -113,13 +114,16 @@ class Hybrid(GRPO):
             streams = {"logp_teacher": self.teacher.logprobs(batch)}
             taught = 1.0
             if s.teach != "all":
-                level, seen = ("sequence" if s.teach == "failures" else "group"), raw.where(ok, torch.nan)
-                mask = teach_failures(seen, batch.group, solved=s.correct_at, level=level)  # type: ignore[arg-type]
+                seen = raw.where(ok, torch.nan)
+                level: Literal["sequence", "group"] = "sequence" if s.teach == "failures" else "group"
+                mask = teach_failures(seen, batch.group, solved=s.correct_at, level=level)
                 streams["teacher_weight"], taught = mask[batch.seq], float(mask.mean())
             return batch.with_streams(**streams), {"taught": taught}
         if s.method in ("uft", "prefix"):
             at = demos.hint_positions(batch, [len(h) for h in hints])
             batch = replace(batch, action=batch.action | at)
+            if (temperature := batch.streams.get("temperature")) is not None:
+                batch = batch.with_streams(temperature=temperature.masked_fill(at, 1.0))
             trained = at
             if s.method == "prefix" and s.prefix_share < 1.0:
                 entropy = given(self.engine.frozen_logprobs(batch, entropy=True).entropy)
