@@ -99,7 +99,9 @@ def ready(
 ) -> tuple[Batch, Tensor]:
     """The same, ranked where the loss needs it; unpaired transport gets rows without labels."""
     batch, logp = random_pairs(seed, pairs, plain=plain or "aot_unpaired" in settings.loss)
-    return (match(batch, logp, settings) if settings.needs_whole_step else batch), logp
+    return (
+        match(batch, logp, loss=settings.loss, tail=settings.tail) if settings.needs_whole_step else batch
+    ), logp
 
 
 def outputs(logp: Tensor) -> Outputs:

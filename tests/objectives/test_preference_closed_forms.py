@@ -57,8 +57,8 @@ def test_value_at_the_reference(name: str) -> None:
     knobs = PreferenceSettings.model_validate({"loss": name, "beta": BETA})
     batch, _ = random_pairs(0, plain=True)
     logp = batch.streams["logp_ref"].clone()
-    batch = match(batch, logp, knobs)
-    loss = reduce(preference(outputs(logp), batch, knobs), batch.counts())
+    batch = match(batch, logp, loss=knobs.loss, tail=knobs.tail)
+    loss = reduce(preference(outputs(logp), batch, **knobs.knobs()), batch.counts())
     assert float(loss) == pytest.approx(AT_THE_REFERENCE[name])
 
 
@@ -78,7 +78,9 @@ def gradient_at(policy: Tensor, batch: Batch, knobs: PreferenceSettings) -> Tens
     logits = policy.log().clone().requires_grad_()
     logp = logits.log_softmax(0)
     flat = torch.stack([torch.zeros_like(logp), logp], 1).flatten()
-    return torch.autograd.grad(reduce(preference(outputs(flat), batch, knobs), batch.counts()), logits)[0]
+    return torch.autograd.grad(
+        reduce(preference(outputs(flat), batch, **knobs.knobs()), batch.counts()), logits
+    )[0]
 
 
 @pytest.mark.parametrize("kind", ["reverse_kl", "forward_kl", "js", "alpha"])
@@ -169,8 +171,8 @@ def test_margin_shifts_the_gap_by_margin_over_beta() -> None:
         action = batch.action.clone()
         action[batch.offsets[1:] - 1] = True
         both = (replace(with_margin, action=action), replace(batch, action=action))
-        left = preference(outputs(logp), both[0], knobs)
-        right = preference(outputs(logp - at), both[1], knobs)
+        left = preference(outputs(logp), both[0], **knobs.knobs())
+        right = preference(outputs(logp - at), both[1], **knobs.knobs())
         for term in knobs.loss:
             torch.testing.assert_close(left[term].total, right[term].total)
 
@@ -265,12 +267,12 @@ def test_implicit_rewards_are_differences_of_soft_values() -> None:
 
 def test_a_mixture_is_the_weighted_sum_of_its_members() -> None:
     batch, logp = ready(CASES["mpo"], seed=9)
-    mixed = reduce(preference(outputs(logp), batch, CASES["mpo"], bco_delta=0.1), batch.counts())
+    mixed = reduce(preference(outputs(logp), batch, **CASES["mpo"].knobs(), bco_delta=0.1), batch.counts())
     total = 0.0
     for name, weight in CASES["mpo"].loss.items():
         alone = CASES["mpo"].model_copy(update={"loss": {name: 1.0}})
         total += weight * float(
-            reduce(preference(outputs(logp), batch, alone, bco_delta=0.1), batch.counts())
+            reduce(preference(outputs(logp), batch, **alone.knobs(), bco_delta=0.1), batch.counts())
         )
     assert float(mixed) == pytest.approx(total)
 
@@ -279,23 +281,23 @@ def test_reference_free_losses_need_no_reference_and_others_say_so() -> None:
     batch, logp = random_pairs(0)
     free = replace(batch, streams={})
     for name in ("simpo", "cpo", "orpo", "sft"):
-        terms = preference(outputs(logp), free, CASES[name])
+        terms = preference(outputs(logp), free, **CASES[name].knobs())
         torch.testing.assert_close(
-            terms[name].total, preference(outputs(logp), batch, CASES[name])[name].total
+            terms[name].total, preference(outputs(logp), batch, **CASES[name].knobs())[name].total
         )
     with pytest.raises(UserError, match="logp_ref"):
-        preference(outputs(logp), free, CASES["sigmoid"])
+        preference(outputs(logp), free, **CASES["sigmoid"].knobs())
 
 
 def test_what_cannot_be_computed_is_refused_by_name() -> None:
     batch, logp = random_pairs(0)
     with pytest.raises(UserError, match="aot: the pairs of this batch are not ranked"):
-        preference(outputs(logp), batch, CASES["aot"])
+        preference(outputs(logp), batch, **CASES["aot"].knobs())
     with pytest.raises(UserError, match="unequal values of `label`"):
-        match(batch, logp, CASES["aot_unpaired"])
+        match(batch, logp, loss=CASES["aot_unpaired"].loss, tail=CASES["aot_unpaired"].tail)
     bare = replace(batch, pair_streams={})
     with pytest.raises(UserError, match="no `deviation`"):
-        preference(outputs(logp), bare, CASES["deviation"])
+        preference(outputs(logp), bare, **CASES["deviation"].knobs())
     with pytest.raises(UserError, match="kl_baseline"):
         kto(outputs(logp), replace(batch, parts={"desirable": torch.ones(8)}), beta=0.1)
 
@@ -337,8 +339,8 @@ def test_no_gradient_flows_through_ktos_baseline() -> None:
 def test_label_smoothing_does_not_imitate_rejected_answers() -> None:
     batch, logp = random_pairs(1, plain=True)
     smoothed = PreferenceSettings.model_validate({"loss": "sft", "label_smoothing": 0.3})
-    total = preference(outputs(logp.requires_grad_()), batch, smoothed)["sft"].total
-    torch.testing.assert_close(total, preference(outputs(logp), batch, CASES["sft"])["sft"].total)
+    total = preference(outputs(logp.requires_grad_()), batch, **smoothed.knobs())["sft"].total
+    torch.testing.assert_close(total, preference(outputs(logp), batch, **CASES["sft"].knobs())["sft"].total)
     gradient = torch.autograd.grad(total, logp)[0]
     rejected = torch.isin(batch.seq, batch.pairs[:, 1])
     assert (gradient[rejected] == 0).all()

@@ -19,7 +19,7 @@ CONSTANT_WEIGHTS = ("wpo",)
 
 
 def loss_of(logp: Tensor, batch: Batch, settings: PreferenceSettings) -> Tensor:
-    return reduce(preference(outputs(logp), batch, settings, bco_delta=BCO_DELTA), batch.counts())
+    return reduce(preference(outputs(logp), batch, **settings.knobs(), bco_delta=BCO_DELTA), batch.counts())
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n not in CONSTANT_WEIGHTS])
@@ -134,7 +134,7 @@ def test_log_ratios_of_a_thousand_are_finite_in_fp32(chosen: float, rejected: fl
         batch, logp = far_out(chosen, rejected)
         batch = replace(batch, pair_streams={**batch.pair_streams, "label": torch.full((2,), label)})
         if settings.needs_whole_step:
-            batch = match(batch, logp, settings)
+            batch = match(batch, logp, loss=settings.loss, tail=settings.tail)
         logp = logp.clone().requires_grad_()
         loss = loss_of(logp, batch, settings)
         gradient = torch.autograd.grad(loss, logp)[0]
@@ -151,7 +151,7 @@ def test_certain_answers_and_answers_without_trained_tokens(name: str) -> None:
     batch = batch.with_streams(weight=weight)
     logp = torch.zeros(8)
     if CASES[name].needs_whole_step:
-        batch = match(batch, logp, CASES[name])
+        batch = match(batch, logp, loss=CASES[name].loss, tail=CASES[name].tail)
     logp.requires_grad_()
     loss = loss_of(logp, batch, CASES[name])
     gradient = torch.autograd.grad(loss, logp)[0]

@@ -27,7 +27,7 @@ def value_and_gradient(
     total, counts = torch.zeros((), dtype=torch.float64), batch.counts()
     for rows in micros:
         terms = preference(
-            outputs(logp[batch.tokens_of(rows)]), batch.select(rows), knobs, bco_delta=BCO_DELTA
+            outputs(logp[batch.tokens_of(rows)]), batch.select(rows), **knobs.knobs(), bco_delta=BCO_DELTA
         )
         total = total + reduce(terms, counts)
     return total.detach(), torch.autograd.grad(total, logp)[0]
@@ -60,9 +60,11 @@ def test_ranks_do_not_depend_on_the_order_of_pairs(name: str, seed: int, order: 
     knobs = CASES[name]
     batch, logp = random_pairs(seed, 5, plain=True)
     rows = [i for p in order for i in (2 * p, 2 * p + 1)]
-    expected, gradient = whole(logp, match(batch, logp, knobs), knobs)
+    expected, gradient = whole(logp, match(batch, logp, loss=knobs.loss, tail=knobs.tail), knobs)
     moved = logp[batch.tokens_of(rows)]
-    other, other_gradient = whole(moved, match(batch.select(rows), moved, knobs), knobs)
+    other, other_gradient = whole(
+        moved, match(batch.select(rows), moved, loss=knobs.loss, tail=knobs.tail), knobs
+    )
     torch.testing.assert_close(other, expected)
     torch.testing.assert_close(other_gradient, gradient[batch.tokens_of(rows)])
 
@@ -81,7 +83,7 @@ def test_transport_equals_sorting_the_whole_batch(name: str) -> None:
     else:
         delta = (pc - rc).sort().values - (pr - rr).sort().values
     expected = -torch.nn.functional.logsigmoid(knobs.beta * delta).mean()
-    found, gradient = whole(logp.detach(), match(batch, logp, knobs), knobs)
+    found, gradient = whole(logp.detach(), match(batch, logp, loss=knobs.loss, tail=knobs.tail), knobs)
     torch.testing.assert_close(found, expected.detach())
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, logp)[0] * batch.action)
 
@@ -103,7 +105,10 @@ def test_exchanging_the_answers_and_the_label_changes_nothing(name: str, seed: i
     batch, logp = random_pairs(seed, plain="aot_unpaired" in knobs.loss)
     other = swapped(batch)
     if knobs.needs_whole_step:
-        batch, other = match(batch, logp, knobs), match(other, logp, knobs)
+        batch, other = (
+            match(batch, logp, loss=knobs.loss, tail=knobs.tail),
+            match(other, logp, loss=knobs.loss, tail=knobs.tail),
+        )
     torch.testing.assert_close(whole(logp, other, knobs), whole(logp, batch, knobs))
 
 

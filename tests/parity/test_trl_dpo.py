@@ -117,8 +117,8 @@ def trl_dpo(logp: Tensor, batch: Batch, knobs: dict[str, Any]) -> Tensor:
 def ours(logp: Tensor, batch: Batch, knobs: dict[str, Any]) -> Tensor:
     settings = PreferenceSettings.model_validate(knobs)
     if settings.needs_whole_step:
-        batch = match(batch, logp, settings)
-    return reduce(preference(outputs(logp), batch, settings), batch.counts())
+        batch = match(batch, logp, loss=settings.loss, tail=settings.tail)
+    return reduce(preference(outputs(logp), batch, **settings.knobs()), batch.counts())
 
 
 def plain_batch(seed: int, pairs: int = 6, dtype: torch.dtype = torch.float64) -> tuple[Batch, Tensor]:

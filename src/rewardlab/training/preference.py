@@ -50,11 +50,11 @@ class PreferenceAlgorithm(Algorithm):
         if logp_ref is not None:
             batch = batch.with_streams(logp_ref=logp_ref)
         if self.settings.needs_whole_step:
-            batch = match(batch, self.logprobs(batch), self.settings)
+            batch = match(batch, self.logprobs(batch), loss=self.settings.loss, tail=self.settings.tail)
         return batch
 
     def objective(self, out: Outputs, batch: Batch) -> Terms:
-        return preference(out, batch, self.settings, bco_delta=self.bco_delta)
+        return preference(out, batch, bco_delta=self.bco_delta, **self.settings.knobs())
 
     def state(self) -> dict[str, Any]:
         return {"bco_delta": self.bco_delta}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,11 @@ from rewardlab.objectives.reward.pairwise import pair_margin, ranked_right
 Knobs = PreferenceSettings
 
 
-def preference(out: Outputs, batch: Batch, settings: Knobs, *, bco_delta: float = 0.0) -> Terms:
-    """sum_k weight_k loss_k over the losses that the settings name (MPO, arXiv 2411.10442), unit pair.
+def preference(out: Outputs, batch: Batch, *, bco_delta: float = 0.0, **knobs: Any) -> Terms:
+    """sum_k weight_k loss_k over the losses named by `loss` (MPO, arXiv 2411.10442), unit pair.
+
+    `loss` is one name, or names with weights; it, `beta` and every other knob are the fields of
+    `PreferenceSettings`, with its defaults and checks, given as plain keywords.
 
     Each loss of `losses.py` is a term of its own name, multiplied by the pair's weight (pair stream
     `weight`, times WPO's and the deviation's weight where those knobs are on). Soft labels come from the
@@ -36,11 +40,12 @@ def preference(out: Outputs, batch: Batch, settings: Knobs, *, bco_delta: float 
     `rejected_logp`, changes from the reference, or plain log-probs where there is none. Both falling is
     the known displacement of DPO and not a bug of the run; an `sft` term holds the chosen one up.
     """
+    settings = Knobs(**knobs)
     s = scores(out, batch, settings)
     terms: Terms = {}
     for name, coefficient in settings.loss.items():
         if name == "aot":
-            gap = matched_gap(given(out.logp), batch, settings) - s.margin / settings.beta
+            gap = matched_gap(given(out.logp), batch, tail=settings.tail) - s.margin / settings.beta
             loss = losses.sigmoid(gap, s.smoothed, beta=settings.beta)
         else:
             loss = LOSSES[name](s, settings, bco_delta)
@@ -65,7 +70,7 @@ def dpo(out: Outputs, batch: Batch, *, beta: float, label_smoothing: float = 0.0
     y is the pair's soft label, pulled to 1 - y by `label_smoothing` (conservative DPO). The term is called
     `dpo`.
     """
-    terms = preference(out, batch, Knobs(beta=beta, label_smoothing=label_smoothing))
+    terms = preference(out, batch, beta=beta, label_smoothing=label_smoothing)
     return {"dpo" if name == "sigmoid" else name: term for name, term in terms.items()}
 
 

@@ -83,6 +83,10 @@ class PreferenceSettings(Settings):
     deviation_floor: float | None = Field(default=None, ge=-1, le=1)
     """Diversified DPO: weigh pairs by 1 + max(deviation, this); -0.8 is usual. Needs `deviation` per pair."""
 
+    def knobs(self) -> dict[str, Any]:
+        """These fields alone as keywords of `preference`, whatever a subclass adds."""
+        return {name: getattr(self, name) for name in PreferenceSettings.model_fields}
+
     @property
     def needs_reference(self) -> bool:
         """Whether any of the losses reads `logp_ref`."""
