@@ -133,8 +133,9 @@ class Score:
     parts: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     """Why it abstained or failed."""
-    tokens: tuple[float, ...] | None = None
-    """Per-token values, aligned with the sequence's ids, where the reward gives them."""
+    tokens: tuple[float | None, ...] | None = None
+    """Per-token values, aligned with the sequence's ids, where the reward gives them; None at tokens that
+    have none, as inside a step that is judged at its end."""
     uncertainty: float | None = None
 
     def __post_init__(self) -> None:

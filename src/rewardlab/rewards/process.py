@@ -38,8 +38,10 @@ class ProcessReward:
 
     The answer's text is cut into steps as `steps` says and rendered with the reward model's own template,
     as in its training, whatever ids were sampled. `parts` holds all four aggregates under their names and
-    the number of `steps`. An answer without a step is an abstention; one that cannot be rendered, or of which
-    `max_tokens` cuts a step off, is an error of that rollout alone. Never depends on batch or padding.
+    the number of `steps`. `tokens` has each step's probability at its last token where the ids read are the
+    rollout's own up to the last step's end; else it is None and `reason` says so. An answer without a
+    step is an abstention; one that cannot be rendered, or of which `max_tokens` cuts a step off, is an error
+    of that rollout alone. Never depends on batch or padding.
     """
 
     def __init__(
@@ -60,7 +62,10 @@ class ProcessReward:
         rendered = [self._render(r) for r in rollouts]
         rows = [r for r in rendered if not isinstance(r, Score)]
         values = iter(self._probabilities(rows) if rows else ())
-        return [r if isinstance(r, Score) else self._score(next(values)) for r in rendered]
+        return [
+            r if isinstance(r, Score) else self._score(rollout, *r, next(values))
+            for rollout, r in zip(rollouts, rendered, strict=True)
+        ]
 
     def _probabilities(self, rows: list[tuple[Tokens, list[int]]]) -> list[list[float]]:
         batch = Batch.pack([sequence for sequence, _ in rows])
@@ -71,12 +76,18 @@ class ProcessReward:
             for start, (_, ends) in zip(starts, rows, strict=True)
         ]
 
-    def _score(self, probabilities: list[float]) -> Score:
+    def _score(self, rollout: Rollout, read: Tokens, ends: list[int], probabilities: list[float]) -> Score:
         if not all(map(math.isfinite, probabilities)):
             return Score.error(f"{self.name}: the process reward model gave a value that is not finite")
         kinds: tuple[Aggregation, ...] = ("min", "mean", "product", "last")
         parts: dict[str, float] = {how: aggregate(probabilities, how) for how in kinds}
-        return Score(parts[self.aggregation], parts=parts | {"steps": float(len(probabilities))})
+        parts["steps"] = float(len(probabilities))
+        own = rollout.sequence
+        if own.ids[: ends[-1] + 1] != read.ids[: ends[-1] + 1] or not all(own.action[e] for e in ends):
+            reason = f"{self.name}: no values per token, as the text was sampled as other ids than it reads"
+            return Score(parts[self.aggregation], parts=parts, reason=reason)
+        at = dict(zip(ends, probabilities, strict=True))
+        return Score(parts[self.aggregation], parts=parts, tokens=tuple(at.get(t) for t in range(len(own))))
 
     def _render(self, rollout: Rollout) -> tuple[Tokens, list[int]] | Score:
         """Ids and where the steps end, or why there are none."""

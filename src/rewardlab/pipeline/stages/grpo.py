@@ -6,27 +6,34 @@ from typing import TYPE_CHECKING, Literal
 
 from rewardlab.objectives import kl
 from rewardlab.objectives import policy_gradient as pg
-from rewardlab.objectives.advantage import AdvantageName
 from rewardlab.pipeline import rows
 from rewardlab.pipeline.stages.base import Outcome
 from rewardlab.pipeline.stages.online import RewardedStage
 from rewardlab.training.algorithms.grpo import GRPO, GRPOSettings
+from rewardlab.training.credit import Advantage
+from rewardlab.training.judged import build_judge
 
 if TYPE_CHECKING:
     from rewardlab.pipeline.context import Context
 
-Advantage = AdvantageName | Literal["gdpo", "pairwise", "remax", "riskpo"]
-
 
 class GroupStage(RewardedStage, GRPOSettings):
     """What the kinds share; each only changes defaults, and a recipe may change them back."""
+
+    def references(self) -> list[tuple[str, str]]:
+        """The judge's reward, where there is a judge."""
+        judge = [] if self.judge is None else [("judge.reward", self.judge.reward)]
+        return [*judge, *super().references()]
 
     def run(self, context: Context) -> Outcome:
         """Train."""
         engine = self.policy(context)
         experience = self.experience(context, engine, self, self.prompts_per_step)
         probe = rows.probe(context, self.probe, engine, self.name)
-        return self.fit_online(context, GRPO(engine, experience, self, probe=probe))
+        judge = None
+        if self.judge is not None:
+            judge = build_judge(context.reward(self.judge.reward, engine), self.judge, self.seed(context))
+        return self.fit_online(context, GRPO(engine, experience, self, probe=probe, judge=judge))
 
 
 class GRPOStage(GroupStage):

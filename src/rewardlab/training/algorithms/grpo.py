@@ -21,6 +21,7 @@ import torch
 from rewardlab.core.batch import Batch, Outputs, given, sum_by_sequence
 from rewardlab.core.errors import UserError
 from rewardlab.core.types import Rollout
+from rewardlab.judges.base import Judge
 from rewardlab.models.engine import Engine, Reference
 from rewardlab.objectives import kl
 from rewardlab.objectives import policy_gradient as pg
@@ -64,18 +65,22 @@ class GRPO(Algorithm):
         settings: GRPOSettings,
         *,
         probe: Probe | None = None,
+        judge: Judge | None = None,
     ) -> None:
         _check(settings)
+        if (judge is None) != (settings.judge is None):
+            raise ValueError("a judge is given exactly when the settings describe one")
         self.engine, self.experience, self.settings, self.probe = engine, experience, settings, probe
-        self.credit, self.control = Credit(settings, experience), Control(settings)
+        self.credit, self.control = Credit(settings, experience, judge), Control(settings)
         # Without a KL nothing reads it: neither a copy of the weights nor its pass is paid for.
         self.reference = Reference(engine) if _has_kl(settings) or settings.loss == "gvpo" else None
 
     def batches(self, step: int) -> tuple[list[Batch], Mapping[str, float]]:
         rollouts = self.experience.collect(step)
         batch, numbers = self.fill(rollouts)
-        advantage = batch.streams["advantage"][batch.offsets[1:] - 1]
-        self.experience.write(step, rollouts, {"advantage": advantage.tolist()})
+        advantage = sum_by_sequence(batch.streams["advantage"], batch)
+        actions = sum_by_sequence(batch.action.float(), batch).clamp(min=1)
+        self.experience.write(step, rollouts, {"advantage": (advantage / actions).tolist()})
         s, n = self.settings, self.settings.samples_per_prompt
         bounds = [
             round(k * s.prompts_per_step / s.updates_per_step) * n for k in range(s.updates_per_step + 1)
@@ -91,23 +96,19 @@ class GRPO(Algorithm):
         action = batch.action.float()
         drift, compared = 0.0, {}
         if self.reference is not None:
-            logp_ref = self.reference.logprobs(batch)
-            batch = batch.with_streams(logp_ref=logp_ref)
-            change = (batch.streams["logp_sample"] - logp_ref) * batch.action
+            batch = batch.with_streams(logp_ref=self.reference.logprobs(batch))
+            change = (batch.streams["logp_sample"] - batch.streams["logp_ref"]) * batch.action
             drift = float(sum_by_sequence(change, batch).mean())
             compared = {"kl": drift}
         surprise = -float((batch.streams["logp_sample"] * action).sum() / action.sum().clamp(min=1))
         controls = self.control.look(kl_per_answer=drift, entropy_per_token=surprise, answers=len(rollouts))
-        reward = raw
-        if self.reference is not None and self.control.kl and s.kl_placement == "reward":
-            per_token = kl.estimate(
-                batch.streams["logp_sample"], batch.streams["logp_ref"], s.kl_estimator, s.kl_direction
-            )
-            reward = raw - self.control.kl * sum_by_sequence(per_token * batch.action, batch)
-        lengths = sum_by_sequence(action, batch)
-        advantage, credited = self.credit.advantages(rollouts, reward, ok, batch.group, lengths)
+        reward, price = raw, None
+        if self.control.kl and s.kl_placement == "reward":
+            cost = self._cost(batch, batch.streams["logp_sample"], batch.streams["logp_ref"])
+            reward, price = raw - cost, self._price
+        advantage, credited = self.credit.advantages(batch, rollouts, reward, ok, price)
         filled = replace(batch, reward=raw).with_streams(
-            advantage=advantage[batch.seq] * action,
+            advantage=advantage,
             weight=usable(rollouts, s).float()[batch.seq] * action,
         )
         found: dict[str, float] = {}
@@ -115,13 +116,27 @@ class GRPO(Algorithm):
             filled, found = s.mismatch.apply(filled, given(self.engine.frozen_logprobs(batch).logp))
         return pg.prepare(filled, s.loss, self.experience.generator, s.loss_options), {
             **summary(rollouts),
-            "equal_groups": _equal_share(advantage, batch.group),
+            "equal_groups": _equal_share(advantage, batch),
             **compared,
             **controls,
             **credited,
             **found,
             **self.experience.observe(rollouts),
         }
+
+    def _cost(self, batch: Batch, logp: torch.Tensor, logp_ref: torch.Tensor) -> torch.Tensor:
+        """Float[N]: the coefficient times each answer's KL."""
+        per_token = kl.estimate(logp, logp_ref, self.settings.kl_estimator, self.settings.kl_direction)
+        return self.control.kl * sum_by_sequence(per_token * batch.action, batch)
+
+    def _price(self, rollouts: list[Rollout]) -> torch.Tensor:
+        """What the KL costs answers that were not sampled, at the temperature of those that were."""
+        at = self.settings.temperature
+        batch = Batch.pack([replace(r.sequence, temperature=at) for r in rollouts])
+        logp = given(self.engine.frozen_logprobs(batch).logp)
+        if self.reference is None:
+            raise ValueError("a KL has a price only where there is a reference")
+        return self._cost(batch, logp, self.reference.logprobs(batch))
 
     def objective(self, out: Outputs, batch: Batch) -> Terms:
         s = self.settings
@@ -161,6 +176,11 @@ def _check(s: GRPOSettings) -> None:
     credit.check(s, s.prompts_per_step, has_kl and s.kl_placement == "reward")
     if s.loss == "gvpo" and s.advantage != "grpo":
         raise UserError("grpo: loss gvpo reads rewards, not advantages.", "Leave out `advantage`.")
+    if s.advantage == "process" and s.loss in ("gspo", "luspo", "gmpo"):
+        raise UserError(
+            f"grpo: loss {s.loss} has one ratio per answer, and process one advantage per token.",
+            "Take loss gspo_token, or a loss per token.",
+        )
     if has_kl:
         kl.check(s.kl_estimator, s.kl_placement, s.kl_direction)
     if s.mismatch and s.loss in ("vespo", "gvpo"):
@@ -169,8 +189,7 @@ def _check(s: GRPOSettings) -> None:
         raise UserError("grpo: loss gvpo would ignore a KL in the reward.", "Set kl_placement: loss.")
 
 
-def _equal_share(advantage: torch.Tensor, group: torch.Tensor) -> float:
+def _equal_share(advantage: torch.Tensor, batch: Batch) -> float:
     """Share of groups whose advantages are all zero: prompts that teach nothing in this step."""
-    groups = group.tolist()
-    alive = {g for g, a in zip(groups, advantage.tolist(), strict=True) if a != 0.0}
-    return 1.0 - len(alive) / max(1, len(set(groups)))
+    alive = set(batch.group[batch.seq[advantage != 0]].tolist())
+    return 1.0 - len(alive) / max(1, len(set(batch.group.tolist())))
