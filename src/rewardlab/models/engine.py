@@ -316,3 +316,10 @@ class Reference:
         off = net.disable_adapter() if isinstance(net, PeftModel) else nullcontext()
         with off:
             return given(self._engine.frozen_logprobs(batch).logp)
+
+    def distributions(self, batch: Batch) -> Tensor:
+        """Float[A, V]: log-probs over the vocabulary at each action, without gradient; for a micro-batch."""
+        net = self._live.model.net
+        off = net.disable_adapter() if isinstance(net, PeftModel) else nullcontext()
+        with off, self._engine.frozen():
+            return given(self._engine.logprobs(batch, vocabulary=True).slice_logp)

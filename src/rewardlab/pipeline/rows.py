@@ -49,11 +49,20 @@ def examples(
     context: Context, stage: TrainingStage, tokenizer: Any, *, train_all: bool = False
 ) -> tuple[list[Sequence], list[Sequence]]:
     """Rendered training and held-out conversations of a stage."""
+    train, held_out, _ = sourced_examples(context, stage, tokenizer, train_all=train_all)
+    return train, held_out
+
+
+def sourced_examples(
+    context: Context, stage: TrainingStage, tokenizer: Any, *, train_all: bool = False
+) -> tuple[list[Sequence], list[Sequence], list[int]]:
+    """`examples`, and the number of each training row's source in the stage's `data`."""
 
     def render(row: Example, tally: _Tally) -> Sequence:
         return tally.add(render_example(tokenizer, row, stage.max_tokens, train_all=train_all))
 
-    return _both(context, stage, load_examples, render)
+    train, held_out = _sides(context, stage, load_examples, render)
+    return train.rendered, held_out, train.source
 
 
 def pairs(context: Context, stage: TrainingStage, tokenizer: Any) -> tuple[list[PairRow], list[PairRow]]:
@@ -305,6 +314,8 @@ class _Gathered(Generic[Row, Out]):
     rendered: list[Out] = field(default_factory=list)
     held_out_rows: list[Row] = field(default_factory=list)
     held_out: list[Out] = field(default_factory=list)
+    source: list[int] = field(default_factory=list)
+    """The source that each of `rows` is from."""
 
 
 def _gather(
@@ -335,6 +346,7 @@ def _gather(
                         loaded.bad.append((row.place, error.problem))
                         continue
                     rows.append(row)
+        gathered.source += [number] * (len(gathered.rows) - len(gathered.source))
         if not gathered.rendered:
             raise UserError(f"{use}: no row of {data.source} could be rendered.", f"{loaded.bad[0][1]}")
         context.run.add_data(name, loaded.facts() | {k: v for k, v in asdict(tally).items() if v})
@@ -350,9 +362,17 @@ def _both(
     context: Context, stage: TrainingStage, load: Load[Row], render: Callable[[Row, _Tally], Out]
 ) -> tuple[list[Out], list[Out]]:
     """Training and held-out rows; a prompt that stands on both sides is refused."""
+    train, held_out = _sides(context, stage, load, render)
+    return train.rendered, held_out
+
+
+def _sides(
+    context: Context, stage: TrainingStage, load: Load[Row], render: Callable[[Row, _Tally], Out]
+) -> tuple[_Gathered[Row, Out], list[Out]]:
+    """All that is known of the training rows, and the held-out ones."""
     train = _gather(context, stage.data, stage.name, load, render)
     if stage.held_out is None:
-        return train.rendered, train.held_out
+        return train, train.held_out
     other = _gather(context, stage.held_out, f"{stage.name}.held_out", load, render)
     check_disjoint(train.rows, other.rows)
-    return train.rendered, other.rendered
+    return train, other.rendered

@@ -38,11 +38,12 @@ class StageData(DataSettings):
     `heldout_fraction`, the one part or the other."""
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
+    """One source is a list of one."""
     return value if isinstance(value, list) else [value]
 
 
-Sources = Annotated[list[StageData], BeforeValidator(_as_list)]
+Sources = Annotated[list[StageData], BeforeValidator(as_list)]
 """One source or several, whose rows are put together."""
 
 
