@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,7 @@ from rewardlab.objectives.supervised import (
 
 SupervisedLoss = Literal["nll", "probability", "anchored", "minor_sft", "feasible"]
 PER_SEQUENCE = frozenset({"minor_sft", "feasible"})
-"""Losses that are a mean over answers by definition, and in which weights of tokens are no weights of the loss."""
+"""Losses that are a mean over answers by definition: weights of tokens are no weights of the loss."""
 
 
 class SupervisedSettings(Settings):
@@ -60,7 +60,12 @@ class SupervisedSettings(Settings):
     dual_rate: float = Field(default=1.0, gt=0)
     """feasible: step size of the rows' multipliers."""
     dual_relaxation: float | None = Field(default=None, gt=0)
-    """feasible: a finite value lets rows that cannot be fitted keep a loss above the tolerance; null never does."""
+    """feasible: a finite value lets rows that cannot be fitted keep a loss above the tolerance; null never
+    does."""
+
+    def knobs(self) -> dict[str, Any]:
+        """These fields alone as keywords of `supervised`, whatever a subclass adds."""
+        return {name: getattr(self, name) for name in SupervisedSettings.model_fields}
 
     @property
     def needs_logp_ref(self) -> bool:
@@ -91,13 +96,17 @@ class SupervisedSettings(Settings):
         return self
 
 
-def supervised(out: Outputs, batch: Batch, settings: SupervisedSettings) -> Terms:
-    """The loss that the settings name, from `supervised` and `feasible`, with their terms and statistics.
+def supervised(out: Outputs, batch: Batch, **knobs: Any) -> Terms:
+    """The loss named by `loss`, from `supervised` and `feasible`, with their terms and statistics.
+
+    It and every other knob are the fields of `SupervisedSettings`, with its defaults and checks, given as
+    plain keywords.
 
     Reads `Outputs.logp_mean` for label smoothing; the stream `logp_ref` where `needs_logp_ref`;
-    `Outputs.slice_logp` and the batch's `slice_logp` where `needs_distribution`; the stream `dual` for feasible.
+    `Outputs.slice_logp` and the batch's `slice_logp` where `needs_distribution`; the stream `dual` for
+    feasible.
     """
-    s = settings
+    s = SupervisedSettings(**knobs)
     if s.loss == "minor_sft":
         return minor_sft(out, batch, beta=s.minor_beta)
     if s.loss == "feasible":
