@@ -22,7 +22,7 @@ from rewardlab.objectives.supervised import (
 
 SupervisedLoss = Literal["nll", "probability", "anchored", "minor_sft", "feasible"]
 PER_SEQUENCE = frozenset({"minor_sft", "feasible"})
-"""Losses that are a mean over answers by definition, and in which weights of tokens are no weights of the loss."""
+"""Losses that are a mean over answers by definition, in which a token's weight is no weight of the loss."""
 
 
 class SupervisedSettings(Settings):
@@ -60,7 +60,7 @@ class SupervisedSettings(Settings):
     dual_rate: float = Field(default=1.0, gt=0)
     """feasible: step size of the rows' multipliers."""
     dual_relaxation: float | None = Field(default=None, gt=0)
-    """feasible: a finite value lets rows that cannot be fitted keep a loss above the tolerance; null never does."""
+    """feasible: a finite value lets rows that cannot be fitted keep a loss above the tolerance."""
 
     @property
     def needs_logp_ref(self) -> bool:
@@ -95,7 +95,8 @@ def supervised(out: Outputs, batch: Batch, settings: SupervisedSettings) -> Term
     """The loss that the settings name, from `supervised` and `feasible`, with their terms and statistics.
 
     Reads `Outputs.logp_mean` for label smoothing; the stream `logp_ref` where `needs_logp_ref`;
-    `Outputs.slice_logp` and the batch's `slice_logp` where `needs_distribution`; the stream `dual` for feasible.
+    `Outputs.slice_logp` and the batch's `slice_logp` where `needs_distribution`; for feasible the stream
+    `dual`.
     """
     s = settings
     if s.loss == "minor_sft":

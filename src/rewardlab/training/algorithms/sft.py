@@ -2,17 +2,17 @@
 
 loss = - mean over trained tokens of log p(token | prefix)
 
-or another supervised loss, as the settings name it; prompts are read and never imitated. A row's weight is its
-number of trained tokens, unless `aggregation` says otherwise. With `shares` the loss is the sum over sources
-of share times the mean over that source's tokens (answers), however many rows it has.
+or another supervised loss, as the settings name it; prompts are read and never imitated. A row's weight is
+its number of trained tokens, unless `aggregation` says otherwise. With `shares` the loss is the sum over
+sources of share times the mean over that source's tokens (answers), however many rows it has.
 
 The starting policy's log-probs, where a loss compares with them, are computed once before the first step; its
 distributions over the vocabulary are computed beside each micro-batch by a frozen copy (or with the adapters
 off), and never kept.
 
-Feasible learning keeps a multiplier per row, 0 at the start. A step first moves the multipliers of its rows by
-their losses at that moment (one more forward pass), then trains on the weighted losses: the same alternation
-as the other way round, without an empty first step.
+Feasible learning keeps a multiplier per row, 0 at the start. A step first moves the multipliers of its rows
+by their losses at that moment (one more forward pass), then trains on the weighted losses: the same
+alternation as the other way round, without an empty first step.
 """
 
 from __future__ import annotations
