@@ -171,16 +171,16 @@ def to_pair(row: Mapping[str, Any], place: str, columns: Mapping[str, str]) -> P
 def better_first(pair: Pair) -> Pair:
     """The pair with the better answer as `chosen`.
 
-    A label below 1/2 swaps the answers, the sign of the margin, every `x_chosen`/`x_rejected` in the meta,
-    and the meta's `p_chosen`.
+    A label below 1/2 swaps the answers, the sign of the margin, every `x_chosen`/`x_rejected` in the meta
+    (one without the other changes its name), and the meta's `p_chosen`.
     """
     if pair.label >= 0.5:
         return pair
-    meta = dict(pair.meta)
+    meta: dict[str, Any] = {}
     for key, value in pair.meta.items():
-        other = f"{key.removesuffix('_chosen')}_rejected"
-        if key.endswith("_chosen") and other in pair.meta:
-            meta[key], meta[other] = pair.meta[other], value
+        stem, _, side = key.rpartition("_")
+        swap = {"chosen": f"{stem}_rejected", "rejected": f"{stem}_chosen"} if stem and stem != "p" else {}
+        meta[swap.get(side, key)] = value
     if isinstance(chance := meta.get("p_chosen"), int | float):
         meta["p_chosen"] = 1 - chance
     margin = None if pair.margin is None else -pair.margin

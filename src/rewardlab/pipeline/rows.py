@@ -70,7 +70,14 @@ def pairs(context: Context, stage: TrainingStage, tokenizer: Any) -> tuple[list[
 
     def render(pair: Pair, tally: _Tally) -> PairRow:
         chosen, rejected = render_pair(tokenizer, pair, stage.max_tokens)
-        return PairRow(tally.add(chosen), tally.add(rejected), pair.label, pair.weight, pair.margin)
+        return PairRow(
+            tally.add(chosen),
+            tally.add(rejected),
+            pair.label,
+            pair.weight,
+            pair.margin,
+            _deviation(pair) if getattr(stage, "deviation_floor", None) is not None else None,
+        )
 
     return _both(context, stage, load_pairs, render)
 
@@ -133,6 +140,17 @@ def _of_example(row: Example) -> _Judged:
             "Map the column with `columns: {label: ...}`, or use `rows_are: pairs`.",
         )
     return _Judged(row.messages[:-1], row.messages[-1:], float(label), row.place)
+
+
+def _deviation(pair: Pair) -> float:
+    """The column `deviation_chosen`."""
+    value = pair.meta.get("deviation_chosen")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1 <= value <= 1:
+        raise UnrenderableError(
+            f"{pair.place}: `deviation_chosen` is {value!r}, not a number from -1 to 1.",
+            "Give it (for a label below 1/2 `deviation_rejected`), or leave deviation_floor out.",
+        )
+    return float(value)
 
 
 def steps(

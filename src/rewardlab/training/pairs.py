@@ -20,6 +20,8 @@ class PairRow:
     label: float = 1.0
     weight: float = 1.0
     margin: float | None = None
+    deviation: float | None = None
+    """How unlike the prompt's other answers the chosen one is, in [-1, 1], if known."""
 
 
 def pack_pairs(rows: Rows[PairRow]) -> Batch:
@@ -30,6 +32,8 @@ def pack_pairs(rows: Rows[PairRow]) -> Batch:
     }
     if any(r.margin is not None for r in rows):
         streams["margin"] = torch.tensor([r.margin or 0.0 for r in rows])
+    if rows and all(r.deviation is not None for r in rows):
+        streams["deviation"] = torch.tensor([r.deviation or 0.0 for r in rows])
     sequences = Batch.pack([s for r in rows for s in (r.chosen, r.rejected)])
     return replace(sequences, pairs=torch.arange(2 * len(rows)).view(-1, 2), pair_streams=streams)
 

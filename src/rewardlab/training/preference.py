@@ -1,12 +1,14 @@
 """What every algorithm that learns from pairs does at a step: reference, whole-step statistics, loss.
 
 Losses that depend on the whole step (aot, bco_pair with a running delta) get it from one more forward
-pass before the update.
+pass before the update. tdpo reads the starting policy's distributions over the vocabulary: a frozen copy (or
+the policy with its adapters off) computes them beside each micro-batch, and they are never kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from rewardlab.core.batch import Batch, Outputs, given
 from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
-from rewardlab.models.engine import Engine
+from rewardlab.models.engine import Engine, Reference
 from rewardlab.objectives.preference import PreferenceSettings, match, preference, running_delta
 from rewardlab.objectives.reduction import Terms
 from rewardlab.training.algorithm import Algorithm
@@ -29,6 +31,7 @@ class PreferenceAlgorithm(Algorithm):
 
     def __init__(self, engine: Engine, settings: PreferenceSettings) -> None:
         self.engine, self.settings, self.bco_delta = engine, settings, 0.0
+        self.start = Reference(engine) if settings.needs_reference_distribution else None
 
     def logprobs(self, batch: Batch) -> Tensor:
         """Float[T]: the policy's log-probs as it is now, without gradient."""
@@ -53,7 +56,12 @@ class PreferenceAlgorithm(Algorithm):
             batch = match(batch, self.logprobs(batch), loss=self.settings.loss, tail=self.settings.tail)
         return batch
 
+    def compute(self, micro: Batch) -> Outputs:
+        return self.engine.logprobs(micro, vocabulary=self.settings.needs_distribution)
+
     def objective(self, out: Outputs, batch: Batch) -> Terms:
+        if self.start is not None:
+            batch = replace(batch, action_streams={"slice_logp": self.start.distributions(batch)})
         return preference(out, batch, bco_delta=self.bco_delta, **self.settings.knobs())
 
     def state(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rewardlab.objectives.preference.likelihood import likelihood_weight
 from rewardlab.objectives.preference.matching import matched_gap
 from rewardlab.objectives.preference.scores import Scores, pair_sums
 from rewardlab.objectives.preference.settings import LossName, PreferenceSettings
+from rewardlab.objectives.preference.token_kl import forward_kl, held_back
 from rewardlab.objectives.reduction import Term, Terms, statistic
 from rewardlab.objectives.reward import pair_label, pair_weight
 from rewardlab.objectives.reward.pairwise import pair_margin, ranked_right
@@ -33,7 +34,8 @@ def preference(out: Outputs, batch: Batch, *, bco_delta: float = 0.0, **knobs: A
     Each loss of `losses.py` is a term of its own name, multiplied by the pair's weight (pair stream
     `weight`, times WPO's and the deviation's weight where those knobs are on). Soft labels come from the
     pair stream `label`, margins in units of reward from `margin`. Streams: `logp_ref`, which simpo, cpo,
-    orpo and sft do without; `log_collision` for WPO (see `likelihood_weight`). aot and aot_unpaired need
+    orpo and sft do without; `log_collision` for WPO (see `likelihood_weight`); tdpo reads distributions over
+    the vocabulary as `tdpo` does, and reports `chosen_kl` and `rejected_kl`. aot and aot_unpaired need
     `match` on the whole step first; every other loss is a sum over pairs.
 
     Statistics: `accuracy` (ties count one half); `margin`, beta times the gap; `chosen_logp` and
@@ -47,6 +49,12 @@ def preference(out: Outputs, batch: Batch, *, bco_delta: float = 0.0, **knobs: A
         if name == "aot":
             gap = matched_gap(given(out.logp), batch, tail=settings.tail) - s.margin / settings.beta
             loss = losses.sigmoid(gap, s.smoothed, beta=settings.beta)
+        elif name == "tdpo":
+            of_chosen, of_rejected = pair_sums(forward_kl(out, batch), batch).unbind(1)
+            held = held_back(of_chosen, of_rejected, alpha=settings.tdpo_alpha, variant=settings.tdpo_variant)
+            loss = losses.sigmoid(s.gap(settings.beta) - held, s.smoothed, beta=settings.beta)
+            terms["chosen_kl"] = statistic(of_chosen.sum(), "pair")
+            terms["rejected_kl"] = statistic(of_rejected.sum(), "pair")
         else:
             loss = LOSSES[name](s, settings, bco_delta)
         terms[name] = Term((s.weight * loss).sum(), "pair", coefficient)
@@ -178,7 +186,7 @@ LOSSES: Mapping[LossName, Callable[[Scores, Knobs, float], Tensor]] = {
     "orpo": _orpo,
     "sft": lambda s, k, d: _nll(s, k),
 }
-"""aot is not here: it reads the batch's ranks too."""
+"""aot and tdpo are not here: they read the batch's ranks and distributions too."""
 
 PER_TOKEN = frozenset({"sigmoid_norm", "simpo", "orpo"})
 """Losses whose implicit reward is a mean over tokens; `accuracy` and `margin` follow where all are."""

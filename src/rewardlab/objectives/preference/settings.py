@@ -24,6 +24,7 @@ LossName = Literal[
     "apo_down",
     "aot",
     "aot_unpaired",
+    "tdpo",
     "simpo",
     "cpo",
     "orpo",
@@ -78,6 +79,10 @@ class PreferenceSettings(Settings):
     """divergence alpha: near 0 it is the reverse KL, near 1 the forward KL."""
     tail: float = Field(default=1.0, ge=0, le=1)
     """LD-DPO: weight of the longer answer's tokens beyond the shorter one's length."""
+    tdpo_alpha: float = Field(default=0.5, ge=0)
+    """tdpo, variant 2: how much of the difference of the answers' KLs to the reference comes off the gap."""
+    tdpo_variant: Literal[1, 2] = 2
+    """tdpo: 1 takes the whole difference off; 2 keeps the chosen answer's KL out of the gradient."""
     likelihood_weighting: bool = False
     """WPO: weigh pairs by how likely the policy is to write them itself."""
     deviation_floor: float | None = Field(default=None, ge=-1, le=1)
@@ -93,6 +98,16 @@ class PreferenceSettings(Settings):
         return not set(self.loss) <= REFERENCE_FREE
 
     @property
+    def needs_reference_distribution(self) -> bool:
+        """Whether the reference's log-probs over the whole vocabulary are read at every action."""
+        return "tdpo" in self.loss
+
+    @property
+    def needs_distribution(self) -> bool:
+        """Whether the policy's own log-probs over the whole vocabulary are read at every action."""
+        return self.needs_reference_distribution or self.likelihood_weighting
+
+    @property
     def needs_whole_step(self) -> bool:
         """Whether `match` must see the whole step before it is split into micro-batches."""
         return bool(set(self.loss) & MATCHED)
@@ -106,6 +121,8 @@ class PreferenceSettings(Settings):
         if self.tail != 1.0 and names & (REFERENCE_FREE - {"sft"}):
             wrong = ", ".join(sorted(names & (REFERENCE_FREE - {"sft"})))
             raise ValueError(f"tail (LD-DPO) acts on ratios to the reference, which {wrong} do not have")
+        if self.tail != 1.0 and "tdpo" in names:
+            raise ValueError("tdpo counts every token's KL, so it cannot be mixed with tail (LD-DPO)")
         if "aot_unpaired" in names and names - OF_EACH_ANSWER - {"aot_unpaired"}:
             wrong = ", ".join(sorted(names - OF_EACH_ANSWER - {"aot_unpaired"}))
             raise ValueError(f"aot_unpaired pairs the answers anew, so it cannot be mixed with {wrong}")

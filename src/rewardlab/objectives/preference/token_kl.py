@@ -37,8 +37,7 @@ def tdpo(
     change = pair_sums(given(out.logp) - batch.streams["logp_ref"], batch)
     gap = change[:, 0] - change[:, 1]
     of_chosen, of_rejected = pair_sums(forward_kl(out, batch), batch).unbind(1)
-    held = of_rejected - of_chosen if variant == 1 else alpha * (of_rejected - of_chosen.detach())
-    x = gap - held
+    x = gap - held_back(of_chosen, of_rejected, alpha=alpha, variant=variant)
     loss = soft_logistic(beta * x - pair_margin(batch, x), pair_label(batch, x))
     return {
         "tdpo": Term((pair_weight(batch, x) * loss).sum(), "pair"),
@@ -47,6 +46,13 @@ def tdpo(
         "chosen_kl": statistic(of_chosen.sum(), "pair"),
         "rejected_kl": statistic(of_rejected.sum(), "pair"),
     }
+
+
+def held_back(of_chosen: Tensor, of_rejected: Tensor, *, alpha: float, variant: Literal[1, 2]) -> Tensor:
+    """What comes off the gap: D(r) - D(c), or alpha (D(r) - stop_gradient(D(c))). Float[P], nats."""
+    if variant == 1:
+        return of_rejected - of_chosen
+    return alpha * (of_rejected - of_chosen.detach())
 
 
 def forward_kl(out: Outputs, batch: Batch) -> Tensor:

@@ -30,13 +30,17 @@ class Calibrated:
         return [self._scaled(s) for s in self.reward.score(rollouts)]
 
     def _scaled(self, score: Score) -> Score:
-        if score.value is None:
+        value = score.value
+        if value is None:
             return score
+        tokens = score.tokens
+        if tokens is not None:
+            tokens = tuple(None if t is None else t / self.temperature for t in tokens)
         return replace(
             score,
-            value=score.value / self.temperature,
-            parts={**score.parts, "raw": score.value},
-            tokens=None if score.tokens is None else tuple(t / self.temperature for t in score.tokens),
+            value=value / self.temperature,
+            parts={**score.parts, "raw": value},
+            tokens=tokens,
             uncertainty=None if score.uncertainty is None else score.uncertainty / self.temperature,
         )
 

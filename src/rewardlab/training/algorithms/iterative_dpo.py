@@ -25,6 +25,7 @@ import torch
 from pydantic import Field
 
 from rewardlab.core.batch import Batch
+from rewardlab.core.errors import UserError
 from rewardlab.data.sampler import RowSampler
 from rewardlab.models.engine import Engine, Reference
 from rewardlab.objectives.preference import PreferenceSettings
@@ -60,6 +61,11 @@ class IterativeDPO(PreferenceAlgorithm):
         probe: Probe | None = None,
     ) -> None:
         refuse_deviation(settings, "iterative_dpo")
+        if settings.needs_reference_distribution and settings.reference == "round":
+            raise UserError(
+                "iterative_dpo: tdpo needs the reference's distributions, and only the start's are at hand.",
+                "Set `reference: start`.",
+            )
         super().__init__(engine, settings)
         self.experience, self.knobs, self.probe = experience, settings, probe
         self.buffer: list[Kept] = []
