@@ -72,7 +72,15 @@ def test_ppo_climbs_its_reward(critic: str, value_coefficient: float, tmp_path: 
 
 def test_steps_are_learnt_and_then_reward_a_policy(tmp_path: Path) -> None:
     """Held-out loss falls at every look, and the trained reward marks true answers above false ones."""
-    ppo = {**PPO, "steps": 1, "prompts_per_step": 8, "reward": "prm", "critic_init": "prm", "kl_target": 2.0}
+    ppo = {
+        **PPO,
+        "steps": 1,
+        "prompts_per_step": 8,
+        "reward": "prm",
+        "critic_init": "prm",
+        "kl_control": "budgeted",
+        "kl_target": 2.0,
+    }
     stages = run(tmp_path / "run", PRM, {**ppo, "lora": {"rank": 4}})
     rows = metrics(stages / "prm")
     losses = [row["eval_loss"] for row in rows]

@@ -22,6 +22,7 @@ from rewardlab.records.run import Run, StageRecord
 from rewardlab.training.algorithms.ppo import PPO
 from rewardlab.training.algorithms.ppo_settings import PPOSettings
 from rewardlab.training.loop import LoopSettings, train
+from rewardlab.training.normaliser import Normaliser
 from rewardlab.training.optimiser import OptimiserSettings
 from support import tiny_policy, tiny_reward_model
 
@@ -149,11 +150,117 @@ def test_whitened_advantages_have_mean_zero_and_deviation_one_over_trained_token
 def test_the_controller_moves_the_coefficient_towards_its_target() -> None:
     """At the start the policy is its reference: KL 0 is below any target, so by Ziegler's rule the
     coefficient falls by 20 % times samples / horizon."""
-    algorithm = ppo(kl_target=5.0, kl_horizon=40.0, kl_coefficient=0.1)
+    algorithm = ppo(kl_control="adaptive", kl_target=5.0, kl_horizon=40.0, kl_coefficient=0.1)
     _, numbers = algorithm.batches(0)
     assert numbers["kl"] == pytest.approx(0, abs=1e-4)
-    assert numbers["kl_coefficient"] == 0.1
-    assert algorithm.kl_coefficient == pytest.approx(0.1 * (1 - 0.2 * 4 / 40))
+    assert numbers["kl_coefficient"] == algorithm.control.kl == pytest.approx(0.1 * (1 - 0.2 * 4 / 40))
+
+
+def test_the_budgeted_controller_charges_only_above_its_budget() -> None:
+    algorithm = ppo(kl_control="budgeted", kl_target=1.0, kl_rate=0.1, kl_coefficient=0.05)
+    assert algorithm.batches(0)[1]["kl_coefficient"] == 0  # at KL 0 the price falls by a tenth of a nat
+    with torch.no_grad():
+        for p in algorithm.engine.model.net.parameters():
+            p.mul_(1.3)
+    numbers = algorithm.batches(1)[1]
+    assert numbers["kl"] > 1
+    assert numbers["kl_coefficient"] == pytest.approx(0.1 * (numbers["kl"] - 1), rel=1e-4)
+
+
+def test_the_entropy_bonus_grows_while_entropy_is_below_its_target() -> None:
+    algorithm = ppo(entropy_target=9.0, entropy_rate=0.01)
+    assert algorithm.batches(0)[1]["entropy_coefficient"] == pytest.approx(0.01)
+    assert algorithm.batches(1)[1]["entropy_coefficient"] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_answer_earns_what_the_critic_expects_beyond_it(kind: Kind) -> None:
+    """With lam 1 and gamma 1 the return of every token is the answer's score, or where the answer was cut the
+    critic's value of it as it stands, which is what the critic says at one more action."""
+    algorithm = ppo(
+        kind, bootstrap_truncated=True, kl_coefficient=0.0, whiten=False, epochs=1, samples_per_prompt=30
+    )
+    engine = algorithm.engine
+    if isinstance(engine.critic, torch.nn.Linear):
+        torch.nn.init.normal_(engine.critic.weight)
+    (batch,), numbers = algorithm.batches(0)
+    assert 0 < numbers["stop_rate"] < 1
+    eos = engine.model.tokenizer.eos_token_id
+    for i in range(batch.size):
+        ids = batch.ids[batch.offsets[i] : batch.offsets[i + 1]].tolist()
+        own = batch.select([i])
+        if ids[-1] == eos:
+            expected = batch.reward[i]
+        else:
+            longer = Tokens((*ids, 3), (*(False for _ in ids), True))
+            expected = engine.frozen_values(Batch.pack([longer]))[-1]
+        returns = own.streams["return"][own.action]
+        torch.testing.assert_close(returns, expected.expand_as(returns), atol=1e-4, rtol=1e-4)
+
+
+@given(st.lists(st.lists(st.floats(-1e3, 1e3), max_size=6), min_size=1, max_size=5), st.integers(0, 5))
+def test_the_normaliser_is_that_of_all_values_together(looks: list[list[float]], cut: int) -> None:
+    normaliser = Normaliser()
+    for values in looks[:cut]:
+        normaliser.look(torch.tensor(values))
+    resumed = Normaliser()
+    resumed.load_state(normaliser.state())
+    for values in looks[cut:]:
+        resumed.look(torch.tensor(values))
+    every = torch.tensor([x for values in looks for x in values]).double()
+    mean, std = (float(every.mean()), float(every.std(correction=0))) if len(every) else (0.0, 0.0)
+    assert resumed.mean == pytest.approx(mean, abs=1e-6)
+    if std > 1e-3:
+        assert resumed.std == pytest.approx(std, rel=1e-6)
+    elif std == 0:
+        assert (resumed.normal(every) == 0).all()
+    torch.testing.assert_close(resumed.original(resumed.normal(every)), every)
+
+
+def test_normalised_rewards_have_deviation_one_over_the_run() -> None:
+    algorithm = ppo(normalise="reward", kl_coefficient=0.0, whiten=False, epochs=1, samples_per_prompt=4)
+    seen = []
+    for step in range(2):
+        (batch,), numbers = algorithm.batches(step)
+        seen += batch.reward.tolist()
+        mean, std = torch.tensor(seen).mean(), torch.tensor(seen).std(correction=0)
+        assert numbers["normaliser_std"] == pytest.approx(float(std), rel=1e-5)
+        last = batch.streams["return"][batch.offsets[1:] - 1]
+        torch.testing.assert_close(last, (batch.reward - mean) / std)
+
+
+def test_normalised_returns_leave_the_first_advantages_as_they_are() -> None:
+    """The critic is asked in its own units, GAE runs in the reward's; targets have mean 0 and deviation 1."""
+    plain, scaled = (
+        ppo("separate", normalise=n, whiten=False, epochs=1).batches(0)[0][0] for n in ("none", "return")
+    )
+    torch.testing.assert_close(plain.streams["advantage"], scaled.streams["advantage"])
+    target = scaled.streams["return"][scaled.trained]
+    assert float(target.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(target.std(correction=0)) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_critic_of_normalised_returns_learns_rewards_far_from_one(tmp_path: Path) -> None:
+    """Scores of hundreds: in their own units the same updates leave nearly all of the error."""
+
+    class Hundreds(CountE):
+        def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+            return [Score(500.0 + 100.0 * r.text.count("e")) for r in rollouts]
+
+    def unexplained(normalise: str) -> float:
+        algorithm = ppo(
+            "separate", normalise=normalise, critic_learning_rate=3e-3, value_clip=None, kl_coefficient=0.0
+        )
+        algorithm.reward = Hundreds()
+        loop = LoopSettings(steps=8, optimiser=OptimiserSettings(learning_rate=0.0, schedule="constant"))
+        train(algorithm, loop, record(tmp_path / normalise))
+        guess = algorithm.engine.frozen_values(batch := algorithm.batches(8)[0][0])
+        if normalise == "return":
+            guess = algorithm.normaliser.original(guess)
+        error = guess - batch.reward[batch.seq]
+        return float(error[batch.action].square().mean().sqrt())
+
+    assert unexplained("return") < 0.5 * unexplained("none")
 
 
 def test_kl_in_the_reward_stands_on_the_token_that_strayed() -> None:
@@ -198,7 +305,11 @@ def test_a_killed_run_ends_in_the_same_bits(kind: Kind, tmp_path: Path) -> None:
     knobs = {
         "epochs": 2,
         "minibatches": 2,
+        "kl_control": "adaptive",
         "kl_target": 0.5,
+        "entropy_target": 9.0,
+        "normalise": "return",
+        "bootstrap_truncated": True,
         "kl_horizon": 20.0,
         "critic_learning_rate": 1e-2,
     }
@@ -213,7 +324,10 @@ def test_a_killed_run_ends_in_the_same_bits(kind: Kind, tmp_path: Path) -> None:
         train(cut, loop, record(tmp_path / "cut"), callbacks=(die,))
     resumed = ppo(kind, **knobs)
     train(resumed, loop, record(tmp_path / "cut"))
-    assert resumed.kl_coefficient == whole.kl_coefficient != 0.05
+    assert resumed.control.state() == whole.control.state()
+    assert whole.control.kl != 0.05
+    assert whole.control.entropy > 0
+    assert resumed.normaliser.state() == whole.normaliser.state()
     assert any(k.startswith("critic.") for k in whole.engine.parameters)
     for name, p in whole.engine.parameters.items():
         assert torch.equal(p, resumed.engine.parameters[name]), name
@@ -237,8 +351,10 @@ def test_the_critic_learns_the_reward(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(UserError, match="zero expected gradient"):
         PPOSettings(kl_placement="loss", kl_estimator="k1")
-    with pytest.raises(ValidationError, match="start above 0"):
-        PPOSettings(kl_coefficient=0.0, kl_target=1.0)
+    with pytest.raises(ValidationError, match="cannot start at 0"):
+        PPOSettings(kl_coefficient=0.0, kl_control="adaptive", kl_target=1.0)
+    with pytest.raises(ValidationError, match="needs train_truncated"):
+        PPOSettings(bootstrap_truncated=True)
     policy, other = Engine(tiny_policy("qwen3")), tiny_reward_model("qwen3")
     other.tokenizer.add_tokens(["extra"])
     with pytest.raises(UserError, match="another tokenizer"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from rewardlab.core.batch import Batch, Outputs
@@ -64,3 +65,16 @@ class ActorCritic(Engine):
             return before_actions(critic(self.hidden(micro).float()).squeeze(-1), micro)
 
         return self.frozen_tokens(batch, values)
+
+    def frozen_last_values(self, batch: Batch) -> Tensor:
+        """Float[N]: values of the states after each whole sequence, without gradient, on the CPU."""
+        critic = self.critic
+        if isinstance(critic, Engine):
+            return critic.frozen_scores(batch)
+        found = torch.zeros(batch.size)
+        with self.frozen():
+            for rows in self.split(batch):
+                micro = batch.select(rows).to(self.model.device)
+                hidden = self.hidden(micro, micro.offsets[1:] - 1)
+                found[rows] = critic(hidden.float()).squeeze(-1).cpu()
+        return found

@@ -7,7 +7,8 @@ loss   = - mean over tokens of min(ratio A, clip(ratio) A) + value_coefficient *
 Papers: PPO arXiv 1707.06347, GAE arXiv 1506.02438, per-token KL with a controller arXiv 1909.08593. Time
 runs over actions only. Each step is a round: one sampling, then `epochs` passes over it in shuffled
 `minibatches`. Answers without a score, and by default those cut by the token limit, train neither policy nor
-critic and are counted. All updates clip the gradient of policy and critic by one common norm.
+critic and are counted. All updates clip the gradient of policy and critic by one common norm. Controllers of
+the KL's and the entropy's coefficient look at a round's fresh answers before these are priced.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rewardlab.core.batch import Batch, Outputs, given, sum_by_sequence
 from rewardlab.core.types import Prompt, Rollout
@@ -34,12 +36,15 @@ from rewardlab.rewards.base import Reward
 from rewardlab.rollout.sampler import Sampler, SamplerSettings, to_rollouts
 from rewardlab.training.algorithm import Algorithm
 from rewardlab.training.algorithms.ppo_settings import PPOSettings
+from rewardlab.training.control import Control
+from rewardlab.training.experience import complete, raw_scores, summary
+from rewardlab.training.normaliser import Normaliser
 from rewardlab.training.probe import Probe
 from rewardlab.training.rounds import explained_variance, shuffled_passes
 
 
 class PPO(Algorithm):
-    """Samples, scores and fills; its state is the generator and the KL coefficient."""
+    """Samples, scores and fills; its state is the generator, the coefficients and the normaliser."""
 
     engine: ActorCritic
 
@@ -58,7 +63,7 @@ class PPO(Algorithm):
         s = settings
         self.engine, self.prompts, self.ids = engine, prompts, ids
         self.reward, self.settings, self.record, self.probe = reward, s, record, probe
-        self.reference, self.kl_coefficient = Reference(engine), s.kl_coefficient
+        self.reference, self.control, self.normaliser = Reference(engine), Control(s), Normaliser()
         self.rows = RowSampler(len(prompts), s.prompts_per_step, seed)
         self.generator = torch.Generator().manual_seed(seed)
         drawn = s.model_dump(include={"samples_per_prompt", "max_new_tokens", "temperature"})
@@ -81,41 +86,55 @@ class PPO(Algorithm):
 
     def fill(self, rollouts: list[Rollout]) -> tuple[Batch, dict[str, float]]:
         """Rollouts with scores -> a batch with advantage, value, return, weight and logp_ref streams."""
-        s, coefficient = self.settings, self.kl_coefficient
+        s = self.settings
         batch = Batch.pack([r.sequence for r in rollouts], group=[r.group for r in rollouts])
-        values = [r.score.value if r.score is not None else None for r in rollouts]
-        ok = torch.tensor([v is not None for v in values])
-        raw = torch.tensor([0.0 if v is None else v for v in values])
-        complete = torch.tensor([r.sequence.stop != "length" for r in rollouts])
+        raw, ok = raw_scores(rollouts)
         action = batch.action.float()
-        weight = (ok if s.train_truncated else ok & complete).float()[batch.seq] * action
-        logp, logp_ref = batch.streams["logp_sample"], self.reference.logprobs(batch)
-        reward = at_last_action(raw, batch)
-        if coefficient and s.kl_placement == "reward":
-            reward = reward - coefficient * kl.estimate(logp, logp_ref, s.kl_estimator) * action
-        value = self.engine.frozen_values(batch)
-        advantage, returns = gae(reward, value, batch, gamma=s.gamma, lam=s.lam)
-        divergence = float(sum_by_sequence((logp - logp_ref) * action, batch).mean())
-        if s.kl_target is not None:
-            self.kl_coefficient = kl.adaptive(
-                coefficient, divergence, s.kl_target, samples=batch.size, horizon=s.kl_horizon
-            )
+        weight = (ok if s.train_truncated else ok & complete(rollouts)).float()[batch.seq] * action
+        logp, logp_ref = batch.streams["logp_sample"] * action, self.reference.logprobs(batch)
+        drift = float(sum_by_sequence(logp - logp_ref * action, batch).mean())
+        surprise = -float(logp.sum() / action.sum().clamp(min=1))
+        controls = self.control.look(kl_per_answer=drift, entropy_per_token=surprise, answers=batch.size)
+        numbers = {**summary(rollouts), "kl": drift, **controls}
+        paid = raw
+        if s.normalise == "reward":
+            self.normaliser.look(raw[ok])
+            paid = self.normaliser.normal(raw)
+        guess = self.engine.frozen_values(batch)
+        value = self.normaliser.original(guess) * action if s.normalise == "return" else guess
+        bootstrap = None
+        if s.bootstrap_truncated:
+            bootstrap, cut = self._expected_beyond(batch, rollouts)
+            paid = paid.masked_fill(cut, 0.0)
+        reward = at_last_action(paid, batch)
+        if self.control.kl and s.kl_placement == "reward":
+            reward = reward - self.control.kl * kl.estimate(logp, logp_ref, s.kl_estimator) * action
+        advantage, returns = gae(reward, value, batch, gamma=s.gamma, lam=s.lam, bootstrap=bootstrap)
+        trained = weight > 0
+        numbers["explained_variance"] = explained_variance(value[trained], returns[trained])
+        if s.normalise == "return":
+            self.normaliser.look(returns[trained])
+            returns = self.normaliser.normal(returns) * action
+        if s.normalise != "none":
+            numbers |= {"normaliser_mean": self.normaliser.mean, "normaliser_std": self.normaliser.std}
         filled = replace(batch, reward=raw).with_streams(
             advantage=batch_normalised(advantage, weight) if s.whiten else advantage,
             weight=weight,
-            value=value,
+            value=guess,
             logp_ref=logp_ref,
             **{"return": returns},
         )
-        return filled, {
-            "reward": float(raw[ok].mean()) if bool(ok.any()) else 0.0,
-            "explained_variance": explained_variance(value[weight > 0], returns[weight > 0]),
-            "kl": divergence,
-            "kl_coefficient": coefficient,
-            "length": float(action.sum() / batch.size),
-            "stop_rate": float(complete.float().mean()),
-            "unscored": float((~ok).sum()),
-        }
+        return filled, numbers
+
+    def _expected_beyond(self, batch: Batch, rollouts: list[Rollout]) -> tuple[Tensor, Tensor]:
+        """Float[N], the critic's value after each cut answer and 0 after others; Bool[N], which were cut."""
+        cut = ~complete(rollouts)
+        found = torch.zeros(batch.size)
+        rows = cut.nonzero().squeeze(-1).tolist()
+        if rows:
+            last = self.engine.frozen_last_values(batch.select(rows))
+            found[rows] = self.normaliser.original(last) if self.settings.normalise == "return" else last
+        return found, cut
 
     def compute(self, micro: Batch) -> Outputs:
         return self.engine.logprobs_and_values(micro)
@@ -125,9 +144,9 @@ class PPO(Algorithm):
         terms = pg.policy_gradient(
             out,
             batch,
-            kl_coefficient=self.kl_coefficient if s.kl_placement == "loss" else 0.0,
+            kl_coefficient=self.control.kl if s.kl_placement == "loss" else 0.0,
             kl_estimator=s.kl_estimator,
-            entropy_coefficient=s.entropy_coefficient,
+            entropy_coefficient=self.control.entropy,
             options={"clip_low": s.clip_low, "clip_high": s.clip_high},
         )
         return terms | value_loss(
@@ -138,8 +157,13 @@ class PPO(Algorithm):
         return self.probe.look(self.engine) if self.probe else {}
 
     def state(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state(), "kl_coefficient": self.kl_coefficient}
+        return {
+            "generator": self.generator.get_state(),
+            "control": self.control.state(),
+            "normaliser": self.normaliser.state(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
-        self.kl_coefficient = float(state["kl_coefficient"])
+        self.control.load_state(state["control"])
+        self.normaliser.load_state(state["normaliser"])

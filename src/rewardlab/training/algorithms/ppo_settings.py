@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rewardlab.core.settings import Settings
 from rewardlab.objectives import kl
+from rewardlab.training.control import ControlSettings
 
 
-class PPOSettings(Settings):
+class PPOSettings(ControlSettings):
     """Knobs of the method."""
 
     prompts_per_step: int = 32
@@ -39,23 +39,26 @@ class PPOSettings(Settings):
     value_coefficient: float = 0.5
     """Weight of the value loss. With a shared trunk it competes with the policy: where returns are far
     from 1 in size, make it as much smaller as their square is larger."""
-    kl_coefficient: float = 0.05
+    kl_coefficient: float = Field(default=0.05, ge=0)
     """Price of a nat; where the controller starts, if there is one."""
     kl_estimator: kl.Estimator = "k1"
     """k1 is for the reward only; in the loss take k2 or k3."""
     kl_placement: kl.Placement = "reward"
-    kl_target: float | None = Field(default=None, gt=0)
-    """Nats per answer that the adaptive controller holds the KL at; None keeps the coefficient."""
-    kl_horizon: float = Field(default=10000.0, gt=0)
-    """Answers over which the controller acts; fewer make it faster."""
-    entropy_coefficient: float = 0.0
     train_truncated: bool = False
     """Train on answers cut by the token limit too."""
+    bootstrap_truncated: bool = False
+    """A cut answer did not end: in place of its score, which would judge an unfinished text, its last action
+    earns what the critic expects from there on. Off, being cut is an end and the score is paid, which
+    teaches to stop in time. Needs train_truncated."""
+    normalise: Literal["none", "reward", "return"] = "none"
+    """Bring to mean 0 and deviation 1, by all of the run so far: `reward`, the scores, so that the KL's
+    price is in their deviations; `return`, what the critic learns and value_clip bounds, with GAE in the
+    reward's own units."""
 
     @model_validator(mode="after")
-    def _kl_does_something(self) -> PPOSettings:
-        if self.kl_coefficient:
+    def _does_something(self) -> PPOSettings:
+        if self.kl_coefficient or self.kl_control != "fixed":
             kl.check(self.kl_estimator, self.kl_placement)
-        elif self.kl_target is not None:
-            raise ValueError("kl_target: the controller scales kl_coefficient, and that is 0; start above 0")
+        if self.bootstrap_truncated and not self.train_truncated:
+            raise ValueError("bootstrap_truncated needs train_truncated: cut answers are not trained on")
         return self
