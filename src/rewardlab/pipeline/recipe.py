@@ -13,12 +13,15 @@ from rewardlab.models.engine import EngineSettings
 from rewardlab.models.loading import ModelSettings
 from rewardlab.pipeline.context import BUILT_IN_REWARDS
 from rewardlab.pipeline.stages.audit import AuditStage
+from rewardlab.pipeline.stages.benchmark_audit import BenchmarkAuditStage
 from rewardlab.pipeline.stages.best_of_n import BestOfNStage
 from rewardlab.pipeline.stages.distill import DistillStage
 from rewardlab.pipeline.stages.dpo import DPOStage
 from rewardlab.pipeline.stages.evaluate import EvaluateStage
+from rewardlab.pipeline.stages.frozen_head import FrozenHeadStage
 from rewardlab.pipeline.stages.grpo import GRPOStage
 from rewardlab.pipeline.stages.iterative_dpo import IterativeDPOStage
+from rewardlab.pipeline.stages.judge_audit import JudgeAuditStage
 from rewardlab.pipeline.stages.on_policy_distill import OnPolicyDistillStage
 from rewardlab.pipeline.stages.online_dpo import OnlineDPOStage
 from rewardlab.pipeline.stages.ppo import PPOStage
@@ -27,6 +30,8 @@ from rewardlab.pipeline.stages.rejection_sampling import RejectionSamplingStage
 from rewardlab.pipeline.stages.reward import RewardStage
 from rewardlab.pipeline.stages.scratch import ScratchStage
 from rewardlab.pipeline.stages.sft import SFTStage
+from rewardlab.pipeline.stages.system_audit import SystemAuditStage
+from rewardlab.pipeline.stages.win_rates import WinRatesStage
 from rewardlab.worlds.advice.world import AdviceSettings
 
 AnyStage = Annotated[
@@ -44,7 +49,12 @@ AnyStage = Annotated[
     | OnPolicyDistillStage
     | AuditStage
     | EvaluateStage
-    | BestOfNStage,
+    | BestOfNStage
+    | FrozenHeadStage
+    | WinRatesStage
+    | SystemAuditStage
+    | JudgeAuditStage
+    | BenchmarkAuditStage,
     Field(discriminator="kind"),
 ]
 
