@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from rewardlab.core.statistics import Interval, bounded_mean_interval, wilson
 from rewardlab.core.statistics.interval import Floats
 from rewardlab.core.statistics.logistic import Ints
-from rewardlab.core.statistics import Interval, bounded_mean_interval, wilson
 
 
 def ordered(better: Floats, worse: Floats) -> Floats:

@@ -84,5 +84,7 @@ def judge_agreement(
         for b in names[i + 1 :]:
             shared = [k for k in said[a] if k in said[b]]
             same = sum(said[a][k] == said[b][k] for k in shared)
-            rows.append({"first": a, "second": b, "agreement": wilson(same, len(shared), level=level).as_dict()})
+            rows.append(
+                {"first": a, "second": b, "agreement": wilson(same, len(shared), level=level).as_dict()}
+            )
     return {"alpha": krippendorff_alpha(table, seed=seed, level=level).as_dict(), "pairs": rows}

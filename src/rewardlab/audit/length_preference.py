@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from rewardlab.core.statistics.interval import Floats
-from rewardlab.core.statistics.logistic import clustered_intervals, fit_logit
 from rewardlab.audit.win_rates import Preferences, length_term
 from rewardlab.core.statistics import ratio_interval
+from rewardlab.core.statistics.interval import Floats
+from rewardlab.core.statistics.logistic import clustered_intervals, fit_logit
 
 BANDS = (
     ("less than half as long", 0.0, 0.5),
@@ -81,7 +81,9 @@ def length_preference(
     }
 
 
-def matched_win_rate(data: Preferences, *, seed: int, within: float = 0.1, level: float = 0.95) -> dict[str, Any]:
+def matched_win_rate(
+    data: Preferences, *, seed: int, within: float = 0.1, level: float = 0.95
+) -> dict[str, Any]:
     """Win rate in percent over answers whose length is within a share of the baseline's."""
     ratio = np.maximum(data.length, 1.0) / np.maximum(data.baseline_length, 1.0)
     use = ((ratio >= 1 - within) & (ratio <= 1 + within)).astype(float)

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from rewardlab.core.statistics import Interval, ratio_interval
 from rewardlab.core.statistics.interval import Floats
 from rewardlab.core.statistics.logistic import Ints, clustered_intervals
-from rewardlab.core.statistics import Interval, ratio_interval
 
-RESAMPLES = 2000
+CLEAR = 0.1
+"""Difference of the judge's probabilities from which one answer counts as the better."""
 
 
 def preference_agreement(
@@ -63,42 +64,71 @@ def preference_agreement(
     }
 
 
+def between_systems(
+    value: Floats, p: Floats, length: Floats, instruction: Ints, *, seed: int, level: float = 0.95
+) -> dict[str, Any]:
+    """How often a reward orders two systems' answers to one instruction as the judge's probabilities do.
+
+    Over all pairs of answers to one instruction whose probabilities against the baseline differ by at least
+    0.1: the baseline drops out, so a reward earns nothing for knowing its style. concordance, the same for
+    preferring the longer answer, and over_longer, the difference; equal values count 1/2; intervals over
+    instructions.
+    """
+    right: list[list[float]] = []
+    for i in np.unique(instruction):
+        at = np.flatnonzero(instruction == i)
+        a, b = (at[index] for index in np.triu_indices(len(at), 1))
+        clear = np.abs(p[a] - p[b]) >= CLEAR
+        sign = np.sign(p[a] - p[b])[clear]
+        found = [(1 + np.sign(v[a] - v[b])[clear] * sign) / 2 for v in (value, length)]
+        if sign.size:
+            right.append([float(found[0].sum()), float(found[1].sum()), float(sign.size)])
+    own, longer, count = np.array(right).reshape(-1, 3).T
+
+    def mean(values: Floats) -> dict[str, float | int | None]:
+        return ratio_interval(values, count, seed=seed, level=level).as_dict()
+
+    return {
+        "pairs": int(count.sum()),
+        "concordance": mean(own),
+        "longer_concordance": mean(longer),
+        "over_longer": mean(own - longer),
+    }
+
+
 def rank_agreement(
-    values: Mapping[str, Floats],
+    values: Mapping[str, float],
     reference: Mapping[str, float],
     *,
-    seed: int,
     method: Literal["spearman", "kendall"] = "spearman",
     level: float = 0.95,
 ) -> Interval:
-    """Rank correlation over systems between mean values and a leaderboard; n is the number of systems.
+    """Rank correlation of two rankings over the systems that both have; n is their number.
 
-    values: system -> Float[N], one entry per instruction. The interval resamples systems, and
-    instructions within each (percentile bootstrap). Fewer than three shared systems, or equal values of
-    all of them, give nan.
+    Interval on Fisher's scale: tanh(atanh(r) +- z se), se^2 = (1 + r^2 / 2) / (n - 3) for Spearman (Bonett
+    and Wright 2000) and 0.437 / (n - 4) for Kendall's tau-b (Fieller, Hartley and Pearson 1957). A perfect r
+    counts there as the largest value below 1, so it keeps a width. Fewer than 5 systems bound nothing; fewer
+    than 3, or equal values of all of them, give nan.
     """
-    names = [name for name in values if name in reference and len(values[name])]
-    target = np.array([reference[name] for name in names])
-    at = np.array([float(values[name].mean()) for name in names])
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(RESAMPLES if len(names) >= 3 else 0):
-        drawn = rng.integers(0, len(names), len(names))
-        means = [float(rng.choice(values[names[i]], len(values[names[i]])).mean()) for i in drawn]
-        found.append(_correlation(np.array(means), target[drawn], method))
-    kept = np.array([f for f in found if math.isfinite(f)])
-    estimate = _correlation(at, target, method) if len(names) >= 3 else math.nan
-    if not kept.size:
-        return Interval(estimate, -math.inf, math.inf, len(names), level)
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high), len(names), level)
+    names = [name for name in values if name in reference]
+    a, b = (np.array([x[name] for name in names], dtype=np.float64) for x in (values, reference))
+    n = len(names)
+    r = _correlation(a, b, method) if n >= 3 else math.nan
+    if n < 5 or math.isnan(r):
+        return Interval(r, -math.inf, math.inf, n, level)
+    spearman = method == "spearman"
+    most = 1 - (12 / (n**3 - n) if spearman else 4 / (n * (n - 1)))
+    at = math.atanh(max(-most, min(most, r)))
+    error = math.sqrt((1 + r * r / 2) / (n - 3) if spearman else 0.437 / (n - 4))
+    half = float(stats.norm.ppf(0.5 + level / 2)) * error
+    return Interval(r, min(r, math.tanh(at - half)), max(r, math.tanh(at + half)), n, level)
 
 
 def _correlation(a: Floats, b: Floats, method: Literal["spearman", "kendall"]) -> float:
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
     found = stats.spearmanr(a, b) if method == "spearman" else stats.kendalltau(a, b)
-    return float(found.statistic)
+    return max(-1.0, min(1.0, float(found.statistic)))
 
 
 def _scaled(x: NDArray[np.float64]) -> Floats:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from rewardlab.core.statistics import Interval, mean_interval
 from rewardlab.core.statistics.interval import Floats
 from rewardlab.core.statistics.logistic import fit_logit
-from rewardlab.core.statistics import Interval, mean_interval
 
 RIDGE = 1.0
 """A unit Gaussian prior on each coefficient: a few hundred answers overrule it, and a system whose wins can

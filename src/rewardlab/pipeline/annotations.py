@@ -111,4 +111,10 @@ def place_of(prompt: Messages, seed: int) -> float:
 
 def table(stage: str, title: str, columns: dict[str, str], rows: list[dict[str, Any]], *notes: str) -> Table:
     """A table for the summary; `columns` is key -> heading."""
-    return {"stage": stage, "title": title, "columns": list(columns.items()), "rows": rows, "notes": list(notes)}
+    return {
+        "stage": stage,
+        "title": title,
+        "columns": list(columns.items()),
+        "rows": rows,
+        "notes": list(notes),
+    }

@@ -27,5 +27,7 @@ def score_values(context: Context, reward: Reward, rollouts: Sequence[Rollout], 
             task.advance(len(chunk))
     failed = [s.reason for s in scores if s.value is None]
     if failed:
-        context.warnings.append(f"{label}: {len(failed)} of {len(scores)} answers have no score ({failed[0]}).")
+        context.warnings.append(
+            f"{label}: {len(failed)} of {len(scores)} answers have no score ({failed[0]})."
+        )
     return np.array([np.nan if s.value is None else s.value for s in scores])

@@ -21,8 +21,8 @@ from rewardlab.reporting.folder import RunFolder, read_run_folder
 from rewardlab.reporting.glossary import entries, policy_label
 from rewardlab.reporting.intervals import finite
 from rewardlab.reporting.manifest import manifest_grids
-from rewardlab.reporting.reward_card import reward_card
 from rewardlab.reporting.result_tables import result_tables
+from rewardlab.reporting.reward_card import reward_card
 from rewardlab.reporting.samples import shown_samples
 from rewardlab.reporting.tables import difference_panels, policy_intervals, policy_panels, policy_table
 from rewardlab.reporting.verdict import verdict

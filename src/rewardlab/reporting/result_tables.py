@@ -14,6 +14,9 @@ from rich.table import Table
 
 from rewardlab.reporting.intervals import digits_for, finite, read_interval, show_bounds, show_number
 
+MOST_ROWS = 40
+"""Rows of a table on a terminal; the page has all."""
+
 
 @dataclass(frozen=True)
 class TableCell:
@@ -76,9 +79,10 @@ def terminal_tables(summary: dict[str, Any]) -> list[Table]:
         table.title_justify = "left"
         for heading, numeric in found.headings:
             table.add_column(heading, justify="right" if numeric else "left")
-        for row in found.rows:
+        for row in found.rows[:MOST_ROWS]:
             table.add_row(*(f"{cell.text} {cell.bounds}".strip() for cell in row))
-        table.caption = "\n".join(found.notes)
+        hidden = len(found.rows) - MOST_ROWS
+        table.caption = "\n".join([f"{hidden} more rows in the report."] * (hidden > 0) + found.notes)
         table.caption_justify = "left"
         made.append(table)
     return made

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from rewardlab.reporting.glossary import metric
 from rewardlab.reporting.intervals import finite, read_interval, show_bounds, show_interval, show_number
-from rewardlab.reporting.reward_card import ACCURACIES, OTHERS, SYMBOLS
 from rewardlab.reporting.result_tables import terminal_tables
+from rewardlab.reporting.reward_card import ACCURACIES, OTHERS, SYMBOLS
 from rewardlab.reporting.tables import policy_table
 
 SHORT = {"win rate vs SFT": "win vs SFT", "KL from reference": "KL (nats)", "length": "length (tok)"}

@@ -25,7 +25,9 @@ class CachedFeatures:
     may share a folder; a damaged or foreign file is never read, since a row is found by its own key.
     """
 
-    def __init__(self, features: Features, folder: Path, advance: Callable[[int], object] = lambda n: None) -> None:
+    def __init__(
+        self, features: Features, folder: Path, advance: Callable[[int], object] = lambda n: None
+    ) -> None:
         self.features, self.folder, self.advance = features, folder / features.identity, advance
         self.identity = features.identity
         self._rows: dict[str, np.ndarray] = {}

@@ -139,7 +139,9 @@ class EncoderFeatures:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.net: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
         weights = sorted(folder.glob("*.safetensors"))
-        self.identity = digest("encoder", *_knobs(settings), *(hashlib.sha256(w.read_bytes()) for w in weights))
+        self.identity = digest(
+            "encoder", *_knobs(settings), *(hashlib.sha256(w.read_bytes()) for w in weights)
+        )
 
     def __call__(self, rollouts: Sequence[Rollout]) -> Floats:
         """Float[N, 2H] or Float[N, 2H + 1]."""
@@ -154,7 +156,8 @@ class EncoderFeatures:
     def _embed(self, texts: list[str], rows: int = 32) -> Floats:
         """Float[N, H]; texts of similar length are computed together."""
         ids = [
-            self.tokenizer(t, truncation=True, max_length=self.settings.max_tokens)["input_ids"] for t in texts
+            self.tokenizer(t, truncation=True, max_length=self.settings.max_tokens)["input_ids"]
+            for t in texts
         ]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out = np.zeros((len(ids), self.net.config.hidden_size))

@@ -39,7 +39,9 @@ class FrozenHead:
             return []
         values = self.head(self.features(rollouts)).tolist()
         return [
-            Score(v, parts={self.name: v}) if math.isfinite(v) else Score.error(f"{self.name}: the head gave {v}")
+            Score(v, parts={self.name: v})
+            if math.isfinite(v)
+            else Score.error(f"{self.name}: the head gave {v}")
             for v in values
         ]
 
@@ -63,7 +65,9 @@ def is_frozen_head(folder: Path) -> bool:
 def load_frozen_head(
     name: str, folder: Path, policy: Callable[[str], Engine], cache: Path | None = None
 ) -> FrozenHead:
-    """A head from its folder, its features cached in `cache` if given; `policy` finds a causal backbone.
+    """A head from its folder; `policy` finds a causal backbone.
+
+    Feature rows are kept in the folder that the head was trained with, else in `cache` if given.
 
     UserError if the folder holds no head, or if the features here are not those it was fitted on.
     """
@@ -78,6 +82,8 @@ def load_frozen_head(
         )
     stored = load_file(folder / "head.safetensors")
     head = LinearHead(stored["weight"], float(stored["bias"][0]), facts["l2"], ())
+    if facts.get("cache"):
+        cache = Path(facts["cache"])
     return FrozenHead(name, CachedFeatures(features, cache) if cache else features, head)
 
 

@@ -74,7 +74,9 @@ class BenchmarkAuditStage(Stage):
             values = self._score(context, name, [*chosen, *rejected])
             right = ordered(values[: len(pairs)], values[len(pairs) :])
             right = right[np.isfinite(right)]
-            lines.append({"reward": name, "n": right.size, "accuracy": bounded_mean_interval(right).as_dict()})
+            lines.append(
+                {"reward": name, "n": right.size, "accuracy": bounded_mean_interval(right).as_dict()}
+            )
         columns = {"reward": "reward", "n": "n", "accuracy": "accuracy"}
         return [table(self.name, f"Accuracy ({self.name})", columns, lines, "Equal scores count half.")]
 
@@ -91,14 +93,25 @@ class BenchmarkAuditStage(Stage):
             values = self._score(context, name, said).reshape(len(rows), 2, styles)
             found = style_matrix(values[:, 0], values[:, 1])
             kept = len(rows) - found["left_out"]
-            summary.append({"reward": name, "n": kept, **{k: found[k] for k in ("easy", "normal", "hard", "all")}})
+            summary.append(
+                {"reward": name, "n": kept, **{k: found[k] for k in ("easy", "normal", "hard", "all")}}
+            )
             for style, row in zip(names, found["matrix"]):
                 cells = {f"r{j}": cell for j, cell in enumerate(row)}
                 matrices.append({"reward": name, "style": style, **cells})
-        columns = {"reward": "reward", "n": "n", "easy": "easy", "normal": "normal", "hard": "hard", "all": "mean"}
+        columns = {
+            "reward": "reward",
+            "n": "n",
+            "easy": "easy",
+            "normal": "normal",
+            "hard": "hard",
+            "all": "mean",
+        }
         matrix = {"reward": "reward", "style": "right answer is"}
         matrix |= {f"r{j}": f"wrong one {style}" for j, style in enumerate(names)}
-        note = "Easy: the right answer has the richer style; hard: the wrong one has. Equal scores count half."
+        note = (
+            "Easy: the right answer has the richer style; hard: the wrong one has. Equal scores count half."
+        )
         return [
             table(self.name, f"Accuracy by style ({self.name})", columns, summary, note),
             table(self.name, f"Style of the right against the wrong answer ({self.name})", matrix, matrices),
@@ -117,8 +130,14 @@ class BenchmarkAuditStage(Stage):
             found = three_way_accuracy(difference, label[use], folds[use])
             lines.append({"reward": name, "n": int(use.sum()), **found})
         columns = {"reward": "reward", "n": "n", "ties": "ties", "without_ties": "accuracy, ties left out"}
-        columns |= {"with_ties": "accuracy of three", "always_most": "always the commonest", "threshold": "tie threshold"}
-        note = "A tie is said where the scores differ by at most a threshold, chosen on the other folds of prompts."
+        columns |= {
+            "with_ties": "accuracy of three",
+            "always_most": "always the commonest",
+            "threshold": "tie threshold",
+        }
+        note = (
+            "A tie is said where scores differ by at most a threshold, chosen on the other folds of prompts."
+        )
         return [table(self.name, f"Comparisons with ties ({self.name})", columns, lines, note)]
 
     def _stored(self, context: Context, seed: int) -> list[Table]:
@@ -130,7 +149,7 @@ class BenchmarkAuditStage(Stage):
                     by[name].append((told["score_a"], told["score_b"], told.get("decision"), label))
         if not by:
             raise UserError(f"{self.name}: no row has judges with score_a and score_b.", "Check the data.")
-        lines = []
+        lines: list[dict[str, Any]] = []
         for name, found in by.items():
             a, b = (np.array([float(row[i]) for row in found]) for i in (0, 1))
             first = np.array([row[3] == "a" for row in found])
@@ -152,7 +171,7 @@ class BenchmarkAuditStage(Stage):
         columns |= {"percent": "accuracy, %", "stored": "by the stored decisions, %"}
         note = (
             "Computed from the scores in the data, equal scores counting half. The last column counts the "
-            "decisions that the data stores beside the scores, where only a strict win for the right answer counts."
+            "decisions stored beside the scores, where only a strict win for the right answer counts."
         )
         return [table(self.name, f"Scores that the data stores ({self.name})", columns, lines, note)]
 
@@ -172,7 +191,9 @@ class BenchmarkAuditStage(Stage):
             clear = [(own, others) for own, others in at if others is not None]
             right = sum(own == others for own, others in clear)
             value = wilson(right, len(clear)).as_dict()
-            lines.append({"measure": f"annotator {number + 1} against an agreement of the others", "value": value})
+            lines.append(
+                {"measure": f"annotator {number + 1} against an agreement of the others", "value": value}
+            )
         for line in lines:
             line["n"] = line["value"]["n"]
         columns = {"measure": "measure", "n": "n", "value": "value"}

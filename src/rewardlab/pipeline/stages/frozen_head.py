@@ -35,8 +35,8 @@ class FrozenHeadStage(Stage):
     """Preference pairs; `heldout_fraction` sets prompts aside for the test."""
     features: FeatureSettings = FeatureSettings()
     loss: Loss = "bradley_terry"
-    l2: list[float] = [1e-3, 1e-2, 1e-1, 1.0, 10.0]
-    """Tried by cross-validation grouped by prompt, per pair of mean loss."""
+    l2: list[float] = [1e-2, 1e-1, 1.0, 10.0, 100.0]
+    """Strengths tried by cross-validation grouped by prompt, on features of unit standard deviation."""
     folds: int = 5
     rank: int | None = None
     """Keep only this many leading directions of the feature differences."""
@@ -56,16 +56,21 @@ class FrozenHeadStage(Stage):
         seed = derive(context.recipe.seed, self.name)
         settings = resolved(self.features)
         if self.features.source == "auto" and settings.source == "ngrams":
-            context.warnings.append(f"{self.name}: no packaged encoder is installed; hashed n-grams are used.")
+            context.warnings.append(
+                f"{self.name}: no packaged encoder is installed; hashed n-grams are used."
+            )
         if settings.source == "causal":
             path = context.model_settings(settings.model or "base").path
             settings = settings.model_copy(update={"model": path})
         computed = build_features(settings, lambda _: context.policy(self.features.model or "base"))
         train, held_out = self._pairs(context)
+        who = ", systems trained on" if self.train_systems else ""
         parts = {
-            "training prompts, systems trained on": self._of(train, self.train_systems),
-            "held-out prompts, systems trained on": self._of(held_out, self.train_systems),
-            "held-out prompts, other systems": self._of(held_out, self.test_systems) if self.test_systems else [],
+            f"training prompts{who}": self._of(train, self.train_systems),
+            f"held-out prompts{who}": self._of(held_out, self.train_systems),
+            "held-out prompts, other systems": self._of(held_out, self.test_systems)
+            if self.test_systems
+            else [],
         }
         first = next(iter(parts.values()))
         if not first:
@@ -74,7 +79,7 @@ class FrozenHeadStage(Stage):
                 "Check the names and `system_column`.",
             )
         found = [pair for part in parts.values() for pair in part]
-        cache = feature_cache(context, self.cache)
+        cache = Path(self.cache) if self.cache else context.run.folder / "features"
         with context.progress.task(f"{self.name}: features", 2 * len(found)) as task:
             features = CachedFeatures(computed, cache, task.advance)
             matrices = {name: _features(features, part) for name, part in parts.items() if part}
@@ -85,17 +90,33 @@ class FrozenHeadStage(Stage):
             better, worse, p, groups, l2=self.l2, seed=seed, loss=self.loss, folds=self.folds, rank=self.rank
         )
         record = context.run.stage(self.name)
-        facts = {"loss": self.loss, "rank": self.rank, "pairs": len(first), "prompts": len(set(groups))}
-        write_folder(
-            record.output, lambda f: save_frozen_head(f, head, settings, computed.identity, facts)
-        )
+        facts = {
+            "loss": self.loss,
+            "rank": self.rank,
+            "cache": self.cache,
+            "pairs": len(first),
+            "prompts": len(set(groups)),
+        }
+        write_folder(record.output, lambda f: save_frozen_head(f, head, settings, computed.identity, facts))
         lines = [
-            {"part": name, "prompts": len({identity(q.prompt) for q in parts[name]}), **_accuracy(head, m, parts[name], seed)}
+            {
+                "part": name,
+                "prompts": len({identity(q.prompt) for q in parts[name]}),
+                **_accuracy(head, m, parts[name], seed),
+            }
             for name, m in matrices.items()
         ]
-        columns = {"part": "pairs", "n": "n", "prompts": "prompts", "accuracy": "accuracy", "longer": "longer wins"}
+        columns = {
+            "part": "pairs",
+            "n": "n",
+            "prompts": "prompts",
+            "accuracy": "accuracy",
+            "longer": "longer wins",
+        }
         kind = f"{settings.source}, {better.shape[1]} features, {self.loss}"
-        fitted = table(self.name, f"Frozen head ({self.name}: {kind})", columns, lines, "Intervals cluster by prompt.")
+        fitted = table(
+            self.name, f"Frozen head ({self.name}: {kind})", columns, lines, "Intervals cluster by prompt."
+        )
         tried = table(
             self.name,
             f"L2 by cross-validation grouped by prompt ({self.name})",
@@ -130,11 +151,6 @@ class FrozenHeadStage(Stage):
         return [p for p in chosen if place_of(p.prompt, 0) <= limit]
 
 
-def feature_cache(context: Context, folder: str | None) -> Path:
-    """Where feature rows lie: a folder of the user's, or one of the run."""
-    return Path(folder) if folder else context.run.folder / "features"
-
-
 def answers(pairs: Sequence[Pair]) -> tuple[list[Rollout], list[Rollout]]:
     """The chosen and the rejected answers as rollouts."""
 
@@ -163,4 +179,8 @@ def _accuracy(
         right = np.bincount(cluster, (1 + np.sign(margin)) / 2)
         return {**ratio_interval(right, count, seed=seed).as_dict(), "n": len(pairs)}
 
-    return {"n": len(pairs), "accuracy": share(head(matrices[0]) - head(matrices[1])), "longer": share(longer)}
+    return {
+        "n": len(pairs),
+        "accuracy": share(head(matrices[0]) - head(matrices[1])),
+        "longer": share(longer),
+    }

@@ -53,7 +53,8 @@ class JudgeAuditStage(Stage):
             together[strategy][judge] = verdicts
         shared = {s: judge_agreement(by, seed=seed) for s, by in together.items() if len(by) > 1}
         alphas: list[dict[str, Any]] = [
-            {"strategy": s, "judges": len(together[s]), "alpha": found["alpha"]} for s, found in shared.items()
+            {"strategy": s, "judges": len(together[s]), "alpha": found["alpha"]}
+            for s, found in shared.items()
         ]
         pairs = [{"strategy": s, **row} for s, found in shared.items() for row in found["pairs"]]
         tables = [
@@ -62,8 +63,8 @@ class JudgeAuditStage(Stage):
                 f"Judges and position ({self.name})",
                 CARD,
                 cards,
-                "Every pair is shown in both orders, so a judge without position bias gives half its verdicts to "
-                "the answer shown first, whatever the labels. p: sign test on the pairs whose verdict flips.",
+                "Every pair is shown in both orders: without position bias half the verdicts go to the answer "
+                "shown first, whatever the labels. p: sign test on the pairs whose verdict flips.",
             ),
             table(
                 self.name,

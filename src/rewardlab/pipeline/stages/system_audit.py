@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rewardlab.audit.systems import preference_agreement, rank_agreement
+from rewardlab.audit.systems import between_systems, preference_agreement, rank_agreement
 from rewardlab.core.errors import UserError
 from rewardlab.core.statistics import mean_interval
 from rewardlab.data.rows import Fields
-from rewardlab.pipeline.annotations import Table, asked, is_held_out, place_of, read_numbers, read_rows
+from rewardlab.pipeline.annotations import (
+    Table,
+    asked,
+    is_held_out,
+    place_of,
+    read_numbers,
+    read_rows,
+    table,
+    text_of,
+)
 from rewardlab.pipeline.annotations import rollout as rollout_of
-from rewardlab.pipeline.annotations import table, text_of
 from rewardlab.pipeline.scoring import score_values
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, Sources, Stage, StageData
@@ -23,6 +31,8 @@ from rewardlab.pipeline.stages.win_rates import LeaderboardSettings, preference
 
 if TYPE_CHECKING:
     from rewardlab.pipeline.context import Context
+
+METHODS: tuple[Literal["spearman", "kendall"], ...] = ("spearman", "kendall")
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Answer:
 
 
 class SystemAuditStage(Stage):
-    """Does a reward prefer what the judge prefers, beyond length, and rank systems as the leaderboard does?"""
+    """Does a reward prefer what the judge prefers, beyond length, and rank systems as a leaderboard does?"""
 
     kind: Literal["system_audit"] = "system_audit"
     rewards: list[str]
@@ -63,13 +73,15 @@ class SystemAuditStage(Stage):
         judged = self._read(context)
         more = self._more(context, judged)
         board = self._leaderboard(context)
-        single, per_system, ranking = [], [], []
+        single, per_system, between, ranking = [], [], [], []
+        single.append({"reward": "always the baseline", **_agreement(judged, -np.ones(len(judged)), seed)})
         ranks: dict[str, dict[str, Any]] = defaultdict(dict)
         for name in self.rewards:
             everyone = [*judged, *more]
             margin = self._margins(context, name, everyone)
             scored = [i for i, a in enumerate(judged) if a.p is not None and np.isfinite(margin[i])]
             single.append({"reward": name, **_agreement([judged[i] for i in scored], margin[scored], seed)})
+            between.append({"reward": name, **_between([judged[i] for i in scored], margin[scored], seed)})
             for system in dict.fromkeys(a.system for a in judged):
                 at = [i for i in scored if judged[i].system == system]
                 found = _agreement([judged[i] for i in at], margin[at], seed)
@@ -78,9 +90,9 @@ class SystemAuditStage(Stage):
             for answer, value in zip(everyone, margin):
                 if np.isfinite(value):
                     wins[answer.system].append((1 + float(np.sign(value))) / 2)
-            values = {system: np.array(v) for system, v in wins.items()}
-            for system, v in values.items():
-                ranks[system][name] = mean_interval(100 * v, seed=seed).as_dict()
+            for system, won in wins.items():
+                ranks[system][name] = mean_interval(100 * np.array(won), seed=seed).as_dict()
+            values = {system: float(np.mean(won)) for system, won in wins.items()}
             annotated = {a.system for a in judged}
             for which, chosen in (
                 ("all systems", values),
@@ -88,9 +100,9 @@ class SystemAuditStage(Stage):
                 ("not annotated", {k: v for k, v in values.items() if k not in annotated}),
             ):
                 if board and len(chosen) >= 3 and (which == "all systems" or more):
-                    ranking.append({"reward": name, "which": which, **_ranks(chosen, board, seed)})
+                    ranking.append({"reward": name, "which": which, **_ranks(chosen, board)})
         return {
-            "tables": self._tables(single, per_system, ranking, ranks, board),
+            "tables": self._tables(single, between, per_system, ranking, ranks, board),
             "final": {"preferences": float(len(judged)), "systems": float(len(ranks))},
         }
 
@@ -106,7 +118,9 @@ class SystemAuditStage(Stage):
         missing = sorted(set(self.systems) - {a.system for a in found})
         if missing or not chosen:
             there = ", ".join(sorted({a.system for a in found}))
-            raise UserError(f"{self.name}: no answers by {', '.join(missing) or 'any'}.", f"Systems: {there}.")
+            raise UserError(
+                f"{self.name}: no answers by {', '.join(missing) or 'any'}.", f"Systems: {there}."
+            )
         if self.most_prompts is None:
             return chosen
         order = sorted({a.prompt for a in chosen}, key=lambda p: place_of(asked(p), 0))
@@ -132,7 +146,9 @@ class SystemAuditStage(Stage):
         use = f"{self.name}.leaderboard"
         found = read_numbers(context, board.source, use, board.key, columns)
         return {
-            name: {k: {n: v[c] for n, v in found.items() if c in v} for k, c in zip(("raw", "lc"), columns)}[name]
+            name: {k: {n: v[c] for n, v in found.items() if c in v} for k, c in zip(("raw", "lc"), columns)}[
+                name
+            ]
             for name in ("raw", "lc")
         }
 
@@ -146,7 +162,9 @@ class SystemAuditStage(Stage):
         base = dict(zip(baselines, values))
         return values[len(baselines) :] - np.array([base[(a.prompt, a.baseline)] for a in answers])
 
-    def _tables(self, single: Any, per_system: Any, ranking: Any, ranks: Any, board: Any) -> list[Table]:
+    def _tables(
+        self, single: Any, between: Any, per_system: Any, ranking: Any, ranks: Any, board: Any
+    ) -> list[Table]:
         columns = {
             "reward": "reward",
             "n": "n",
@@ -163,20 +181,49 @@ class SystemAuditStage(Stage):
                 f"Agreement with the judge ({self.name})",
                 columns,
                 single,
-                "Intervals cluster by instruction. Balanced: the mean of the two columns after it; a reward that "
-                "only reads length gets 0.5. Effect beyond length: of one sd of the reward difference on the "
-                "logit of the judge's preference, given the length difference.",
+                "Intervals cluster by instruction. Balanced: the mean of the two columns after it; a reward "
+                "that only reads length gets 0.5. Effect beyond length: of one sd of the reward difference "
+                "on the logit of the judge's preference, given the length difference.",
+            ),
+            table(
+                self.name,
+                f"Two systems' answers to one instruction ({self.name})",
+                {
+                    "reward": "reward",
+                    "pairs": "pairs of answers",
+                    "concordance": "ordered as the judge does",
+                    "longer_concordance": "longer wins",
+                    "over_longer": "difference",
+                },
+                between,
+                "Pairs whose probabilities against the baseline differ by at least 0.1. The baseline drops "
+                "out, so recognising its style earns nothing here.",
             ),
             table(
                 self.name,
                 f"Agreement with the judge, system by system ({self.name})",
-                {"system": "system", "reward": "reward", "n": "n", "accuracy": "accuracy", "over_longer": "minus longer wins"},
+                {
+                    "system": "system",
+                    "reward": "reward",
+                    "n": "n",
+                    "accuracy": "accuracy",
+                    "over_longer": "minus longer wins",
+                },
                 per_system,
             ),
         ]
         if board:
-            columns = {"reward": "reward", "which": "systems", "n": "number", "raw_spearman": "Spearman, win rate"}
-            columns |= {"raw_kendall": "Kendall, win rate", "lc_spearman": "Spearman, LC", "lc_kendall": "Kendall, LC"}
+            columns = {
+                "reward": "reward",
+                "which": "systems",
+                "n": "number",
+                "raw_spearman": "Spearman, win rate",
+            }
+            columns |= {
+                "raw_kendall": "Kendall, win rate",
+                "lc_spearman": "Spearman, LC",
+                "lc_kendall": "Kendall, LC",
+            }
             made.append(
                 table(
                     self.name,
@@ -184,7 +231,7 @@ class SystemAuditStage(Stage):
                     columns,
                     ranking,
                     "A system's value is the share of instructions on which the reward prefers it to the "
-                    "baseline's answer. Intervals resample systems and instructions.",
+                    "baseline's answer. Intervals are over systems.",
                 )
             )
         rows = [
@@ -194,7 +241,9 @@ class SystemAuditStage(Stage):
         rows.sort(key=lambda r: -(r["lc"] if r["lc"] is not None else -1.0))
         columns = {"system": "system"} | ({"official": "published", "lc": "published LC"} if board else {})
         columns |= {name: name for name in self.rewards}
-        made.append(table(self.name, f"Share of answers preferred to the baseline's, % ({self.name})", columns, rows))
+        made.append(
+            table(self.name, f"Share of answers preferred to the baseline's, % ({self.name})", columns, rows)
+        )
         return made
 
 
@@ -206,11 +255,17 @@ def _agreement(answers: Sequence[Answer], margin: Any, seed: int) -> dict[str, A
     return {"n": len(answers), **found}
 
 
-def _ranks(values: Any, board: dict[str, dict[str, float]], seed: int) -> dict[str, Any]:
+def _between(answers: Sequence[Answer], margin: Any, seed: int) -> dict[str, Any]:
+    p = np.array([a.p for a in answers], dtype=float)
+    length = np.array([len(a.text) for a in answers], dtype=float)
+    return between_systems(margin, p, length, np.array([a.instruction for a in answers]), seed=seed)
+
+
+def _ranks(values: Mapping[str, float], board: dict[str, dict[str, float]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for target in ("raw", "lc"):
-        for method in ("spearman", "kendall"):
-            at = rank_agreement(values, board[target], seed=seed, method=method)  # type: ignore[arg-type]
+        for method in METHODS:
+            at = rank_agreement(values, board[target], method=method)
             found[f"{target}_{method}"] = at.as_dict()
             found["n"] = at.n
     return found

@@ -136,13 +136,19 @@ class WinRatesStage(Stage):
             "Length coefficient: of tanh(length difference / sd) in the logit.",
         )
 
-    def _agreement(self, rates: dict[str, WinRate], published: Any, difficulty: dict[int, float]) -> list[Table]:
+    def _agreement(
+        self, rates: dict[str, WinRate], published: Any, difficulty: dict[int, float]
+    ) -> list[Table]:
         if (board := self.leaderboard) is None:
             return []
         rows = []
         for label, column, ours in (
             ("raw win rate", board.raw, {k: v.raw.estimate for k, v in rates.items()}),
-            ("length-controlled", board.length_controlled, {k: v.length_controlled.estimate for k, v in rates.items()}),
+            (
+                "length-controlled",
+                board.length_controlled,
+                {k: v.length_controlled.estimate for k, v in rates.items()},
+            ),
         ):
             names = [n for n in ours if column in published.get(n, {})]
             a, b = np.array([ours[n] for n in names]), np.array([published[n][column] for n in names])
@@ -157,9 +163,7 @@ class WinRatesStage(Stage):
                 for v in full.values()
             ]
             worst = list(full)[int(np.abs(gap).argmax())]
-            rows.append(
-                _compared("published coefficients", np.array(gap)) | {"rank": None, "worst": worst}
-            )
+            rows.append(_compared("published coefficients", np.array(gap)) | {"rank": None, "worst": worst})
         columns = {
             "quantity": "quantity",
             "systems": "systems",
@@ -183,13 +187,24 @@ class WinRatesStage(Stage):
             for label, value in (("raw", "raw"), ("length-controlled", "length_controlled")):
                 at = [getattr(rates[n], value).estimate for n in known]
                 rows.append({"variants": ", ".join(known), "rate": label, "spread": max(at) - min(at)})
-        columns = {"variants": "one model, several length instructions", "rate": "win rate", "spread": "highest - lowest, points"}
-        return [table(self.name, f"What a length instruction buys ({self.name})", columns, rows)] if rows else []
+                rows[-1]["relative"] = 100 * rows[-1]["spread"] * len(at) / sum(at)
+        columns = {
+            "variants": "one model, several length instructions",
+            "rate": "win rate",
+            "spread": "highest - lowest, points",
+            "relative": "of their mean, %",
+        }
+        return (
+            [table(self.name, f"What a length instruction buys ({self.name})", columns, rows)] if rows else []
+        )
 
     def _judge(self, found: dict[str, Any]) -> list[Table]:
         rows = [
             {"what": "probability given to the longer answer, %", "value": found["prefers_longer"]},
-            {"what": "odds of winning per doubling of length, same system", "value": found["odds_per_doubling"]},
+            {
+                "what": "odds of winning per doubling of length, same system",
+                "value": found["odds_per_doubling"],
+            },
             {"what": "coefficient of tanh(length difference / sd)", "value": found["length_coefficient"]},
         ]
         facts = table(
@@ -197,8 +212,8 @@ class WinRatesStage(Stage):
             f"The judge and length ({self.name})",
             {"what": "measure", "value": "estimate"},
             rows,
-            "Intervals cluster by instruction. The last two hold system and difficulty fixed; what remains may "
-            "still be quality that comes with length within one system.",
+            "Intervals cluster by instruction. The last two hold system and difficulty fixed; what remains "
+            "may still be quality that comes with length within one system.",
         )
         columns = {
             "band": "answer's length over the baseline's",
