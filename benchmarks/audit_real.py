@@ -1,6 +1,8 @@
-"""The page of audits on real data, from finished runs: python benchmarks/audit_real.py RUN... > docs/audit_real_data.md
+"""The page of audits on real data, from finished runs.
 
-Every number comes from the runs' summary.json, whose hashes are printed; the data's hashes from manifest.json.
+python benchmarks/audit_real.py RUN... > docs/audit_real_data.md
+
+Every number comes from the runs' summary.json, whose hashes are printed; the data's from manifest.json.
 """
 
 from __future__ import annotations

@@ -13,8 +13,13 @@ import pytest
 
 from rewardlab.core.errors import UserError
 from rewardlab.core.recipes import load_settings
+from rewardlab.data.load import read_pairs
+from rewardlab.data.rows import Fields
+from rewardlab.data.settings import DataSettings
+from rewardlab.pipeline.annotations import is_held_out
 from rewardlab.pipeline.recipe import Recipe
 from rewardlab.pipeline.run import run_recipe
+from rewardlab.pipeline.stages.system_audit import _annotated
 from rewardlab.reporting.result_tables import markdown_tables
 
 SYSTEMS = {"plain": 0.35, "padded": 0.35, "good": 0.7}
@@ -198,6 +203,24 @@ def test_judges_and_benchmarks(tmp_path: Path, data: Path) -> None:
     assert [style[k]["estimate"] for k in ("easy", "normal", "hard")] == [1, 0.5, 0]
     kappa = next(r for r in found(summary, "Annotators") if r["measure"] == "Fleiss' kappa")
     assert 0 < kappa["value"]["estimate"] < 1
+
+
+def test_held_out_prompts_are_those_that_training_stages_set_aside(tmp_path: Path) -> None:
+    prompts = [f"Question {i}?" for i in range(40)] + [
+        "\n\nHuman: Why?\n\nAssistant: So.\n\nHuman: And?\n\nAssistant:"
+    ]
+    pair = {"output_1": "yes", "output_2": "no", "preference": 1.2, "generator_2": "s"}
+    write(
+        tmp_path / "x.jsonl.gz", [{**pair, "prompt": p, "instruction_id": i} for i, p in enumerate(prompts)]
+    )
+    loaded = read_pairs(DataSettings(source=str(tmp_path / "x.jsonl.gz"), heldout_fraction=0.4))
+    assert 8 < len(loaded.held_out) < 26
+    assert all(is_held_out(p.prompt, 0.4, 0) for p in loaded.held_out)
+    assert not any(is_held_out(p.prompt, 0.4, 0) for p in loaded.rows)
+    (transcript,) = (p.prompt for p in (*loaded.rows, *loaded.held_out) if len(p.prompt) == 3)
+    assert (
+        _annotated(Fields({**pair, "prompt": prompts[-1], "instruction_id": 0}, {}), "").prompt == transcript
+    )
 
 
 @pytest.mark.parametrize(

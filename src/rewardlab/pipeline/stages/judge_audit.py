@@ -63,8 +63,8 @@ class JudgeAuditStage(Stage):
                 f"Judges and position ({self.name})",
                 CARD,
                 cards,
-                "Every pair is shown in both orders: without position bias half the verdicts go to the answer "
-                "shown first, whatever the labels. p: sign test on the pairs whose verdict flips.",
+                "Every pair is shown in both orders: without position bias half the verdicts go to the "
+                "answer shown first, whatever the labels. p: sign test on the pairs whose verdict flips.",
             ),
             table(
                 self.name,

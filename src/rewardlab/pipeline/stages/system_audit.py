@@ -12,10 +12,11 @@ import numpy as np
 from rewardlab.audit.systems import between_systems, preference_agreement, rank_agreement
 from rewardlab.core.errors import UserError
 from rewardlab.core.statistics import mean_interval
+from rewardlab.core.types import Messages
+from rewardlab.data.messages import prompt_messages
 from rewardlab.data.rows import Fields
 from rewardlab.pipeline.annotations import (
     Table,
-    asked,
     is_held_out,
     place_of,
     read_numbers,
@@ -41,7 +42,7 @@ class Answer:
 
     system: str
     instruction: int
-    prompt: str
+    prompt: Messages
     text: str
     baseline: str
     p: float | None
@@ -111,7 +112,7 @@ class SystemAuditStage(Stage):
         for number, data in enumerate(self.data):
             answers = read_rows(context, data, f"{self.name}.data.{number}", _annotated)
             for a in answers:
-                aside = is_held_out(asked(a.prompt), data.heldout_fraction, data.seed)
+                aside = is_held_out(a.prompt, data.heldout_fraction, data.seed)
                 if aside == (data.split == "heldout") or not data.heldout_fraction:
                     found.append(a)
         chosen = [a for a in found if not self.systems or a.system in self.systems]
@@ -123,7 +124,7 @@ class SystemAuditStage(Stage):
             )
         if self.most_prompts is None:
             return chosen
-        order = sorted({a.prompt for a in chosen}, key=lambda p: place_of(asked(p), 0))
+        order = sorted({a.prompt for a in chosen}, key=lambda p: place_of(p, 0))
         kept = set(order[: self.most_prompts])
         return [a for a in chosen if a.prompt in kept]
 
@@ -156,8 +157,8 @@ class SystemAuditStage(Stage):
         """Reward of each answer minus that of its baseline, each baseline answer scored once."""
         reward = context.reward(name)
         baselines = list(dict.fromkeys((a.prompt, a.baseline) for a in answers))
-        rollouts = [rollout_of(asked(prompt), text) for prompt, text in baselines]
-        rollouts += [rollout_of(asked(a.prompt), a.text) for a in answers]
+        rollouts = [rollout_of(prompt, text) for prompt, text in baselines]
+        rollouts += [rollout_of(a.prompt, a.text) for a in answers]
         values = score_values(context, reward, rollouts, f"{self.name}: {name}")
         base = dict(zip(baselines, values))
         return values[len(baselines) :] - np.array([base[(a.prompt, a.baseline)] for a in answers])
@@ -272,8 +273,8 @@ def _ranks(values: Mapping[str, float], board: dict[str, dict[str, float]]) -> d
 
 
 def _annotated(fields: Fields, place: str) -> Answer:
-    names = ("prompt", "output_2", "output_1")
-    prompt, text, baseline = (text_of(fields, name) for name in names)
+    prompt = prompt_messages(fields.need("prompt"), "prompt")  # as training stages read it
+    text, baseline = text_of(fields, "output_2"), text_of(fields, "output_1")
     system, instruction = text_of(fields, "generator_2"), int(fields.need("instruction_id"))
     return Answer(system, instruction, prompt, text, baseline, preference(fields))
 
