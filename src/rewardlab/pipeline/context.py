@@ -26,8 +26,10 @@ from rewardlab.models.loading import (
 )
 from rewardlab.pipeline.several import several
 from rewardlab.records.run import Run
+from rewardlab.rewards.answer_style import AnswerStyle
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.catalog import Book
+from rewardlab.rewards.frozen_head import is_frozen_head, load_frozen_head
 from rewardlab.rewards.learned import LearnedReward
 from rewardlab.rewards.process import ProcessReward
 from rewardlab.rewards.rules import NumericAnswer, TextLength
@@ -36,7 +38,11 @@ from rewardlab.worlds.advice.world import AdviceWorld
 if TYPE_CHECKING:
     from rewardlab.pipeline.recipe import Recipe
 
-BUILT_IN_REWARDS: dict[str, Callable[[], Reward]] = {"numeric_answer": NumericAnswer, "length": TextLength}
+BUILT_IN_REWARDS: dict[str, Callable[[], Reward]] = {
+    "numeric_answer": NumericAnswer,
+    "length": TextLength,
+    "answer_style": AnswerStyle,
+}
 """Rewards that a recipe names; `gold` is the world's."""
 
 
@@ -113,6 +119,8 @@ class Context:
         if name in BUILT_IN_REWARDS:
             return BUILT_IN_REWARDS[name]()
         settings = self.model_settings(name)
+        if is_frozen_head(Path(settings.path)):
+            return load_frozen_head(name, Path(settings.path), self.policy, self.run.folder / "features")
         if (found := several(self, name, Path(settings.path), policy)) is not None:
             return found
         return trained_reward(name, settings, self.recipe.engine, policy)

@@ -13,10 +13,12 @@ from rewardlab.models.engine import EngineSettings
 from rewardlab.models.loading import ModelSettings
 from rewardlab.pipeline.context import BUILT_IN_REWARDS
 from rewardlab.pipeline.stages.audit import AuditStage
+from rewardlab.pipeline.stages.benchmark_audit import BenchmarkAuditStage
 from rewardlab.pipeline.stages.best_of_n import BestOfNStage
 from rewardlab.pipeline.stages.distill import DistillStage
 from rewardlab.pipeline.stages.dpo import DPOStage, ORPOStage, SimPOStage
 from rewardlab.pipeline.stages.evaluate import EvaluateStage
+from rewardlab.pipeline.stages.frozen_head import FrozenHeadStage
 from rewardlab.pipeline.stages.grpo import (
     CISPOStage,
     GRPOStage,
@@ -28,6 +30,7 @@ from rewardlab.pipeline.stages.grpo import (
 )
 from rewardlab.pipeline.stages.hybrid import HybridStage
 from rewardlab.pipeline.stages.iterative_dpo import IterativeDPOStage
+from rewardlab.pipeline.stages.judge_audit import JudgeAuditStage
 from rewardlab.pipeline.stages.kto import KTOStage
 from rewardlab.pipeline.stages.on_policy_distill import OnPolicyDistillStage
 from rewardlab.pipeline.stages.online_dpo import OnlineDPOStage
@@ -38,6 +41,8 @@ from rewardlab.pipeline.stages.reward import RewardEnsembleStage, RewardStage
 from rewardlab.pipeline.stages.reward_heads import RewardHeadsStage
 from rewardlab.pipeline.stages.scratch import ScratchStage
 from rewardlab.pipeline.stages.sft import SFTStage
+from rewardlab.pipeline.stages.system_audit import SystemAuditStage
+from rewardlab.pipeline.stages.win_rates import WinRatesStage
 from rewardlab.rewards.catalog import AnyReward
 from rewardlab.worlds.advice.world import AdviceSettings
 
@@ -68,7 +73,12 @@ AnyStage = Annotated[
     | OnPolicyDistillStage
     | AuditStage
     | EvaluateStage
-    | BestOfNStage,
+    | BestOfNStage
+    | FrozenHeadStage
+    | WinRatesStage
+    | SystemAuditStage
+    | JudgeAuditStage
+    | BenchmarkAuditStage,
     Field(discriminator="kind"),
 ]
 

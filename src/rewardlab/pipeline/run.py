@@ -16,6 +16,8 @@ from rewardlab.reporting.report import build_report
 
 STAGE_FACTS = ("seconds", "steps", "final")
 """What the summary keeps of every stage; the rest of an outcome goes to its top level."""
+GATHERED = ("warnings", "tables")
+"""Lists that all stages add to."""
 
 
 def run_recipe(
@@ -46,8 +48,10 @@ def run_recipe(
             record.finish(outcome)
         stages.append({"name": stage.name, **{k: outcome[k] for k in STAGE_FACTS if k in outcome}})
         stages[-1]["kind"] = stage.model_dump()["kind"]
-        summary |= {k: v for k, v in outcome.items() if k not in (*STAGE_FACTS, "warnings")}
-        summary.setdefault("warnings", []).extend(outcome["warnings"])
+        summary |= {k: v for k, v in outcome.items() if k not in (*STAGE_FACTS, *GATHERED)}
+        for key in GATHERED:
+            if key in outcome:
+                summary.setdefault(key, []).extend(outcome[key])
     summary["stages"] = stages
     run.write_summary(summary)
     build_report(folder)

@@ -21,6 +21,7 @@ from rewardlab.reporting.folder import RunFolder, read_run_folder
 from rewardlab.reporting.glossary import entries, policy_label
 from rewardlab.reporting.intervals import finite
 from rewardlab.reporting.manifest import manifest_grids
+from rewardlab.reporting.result_tables import result_tables
 from rewardlab.reporting.reward_card import reward_card
 from rewardlab.reporting.samples import shown_samples
 from rewardlab.reporting.tables import difference_panels, policy_intervals, policy_panels, policy_table
@@ -87,6 +88,7 @@ def _content(run: RunFolder) -> dict[str, Any]:
         "no_metrics": [n for n in names if n not in run.metrics],
         "curves": curves,
         "card": reward_card(card) if card else None,
+        "tables": result_tables(summary),
         "samples": samples,
         "all_samples": all_samples,
         "recipe": run.recipe,

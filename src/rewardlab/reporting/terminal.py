@@ -11,6 +11,7 @@ from rich.text import Text
 
 from rewardlab.reporting.glossary import metric
 from rewardlab.reporting.intervals import finite, read_interval, show_bounds, show_interval, show_number
+from rewardlab.reporting.result_tables import terminal_tables
 from rewardlab.reporting.reward_card import ACCURACIES, OTHERS, SYMBOLS
 from rewardlab.reporting.tables import policy_table
 
@@ -26,7 +27,8 @@ def summary_table(summary: dict[str, Any]) -> RenderableType:
     policies = [_policies(summary)] if summary.get("policies") else []
     card = _reward_model(summary["reward_model"]) if summary.get("reward_model") else []
     between = [Text("")] if policies and card else []
-    return Group(*policies, *between, *card) if policies or card else Text("Nothing was measured.")
+    shown = [*policies, *between, *card, *terminal_tables(summary)]
+    return Group(*shown) if shown else Text("Nothing was measured.")
 
 
 def _table(title: str) -> Table:
