@@ -15,6 +15,7 @@ from rewardlab.data.readers import files_of, hash_files, read_files
 from rewardlab.data.rows import Fields, identity
 from rewardlab.pipeline.stages.base import StageData
 from rewardlab.records.atomic import sha256
+from rewardlab.reporting.intervals import read_interval, show_interval
 
 if TYPE_CHECKING:
     from rewardlab.pipeline.context import Context
@@ -109,12 +110,26 @@ def place_of(prompt: Messages, seed: int) -> float:
     return int(identity(prompt, seed)[:8], 16) / 2**32
 
 
-def table(stage: str, title: str, columns: dict[str, str], rows: list[dict[str, Any]], *notes: str) -> Table:
-    """A table for the summary; `columns` is key -> heading."""
+def table(
+    stage: str,
+    title: str,
+    columns: dict[str, str],
+    rows: list[dict[str, Any]],
+    *notes: str,
+    finding: str | None = None,
+) -> Table:
+    """A table for the summary; `columns` is key -> heading, `finding` what it shows in one sentence."""
     return {
         "stage": stage,
         "title": title,
         "columns": list(columns.items()),
         "rows": rows,
         "notes": list(notes),
+        "finding": finding,
     }
+
+
+def shown(interval: object) -> str:
+    """A stored interval or number as a sentence shows it."""
+    found = read_interval(interval)
+    return "not measured" if found is None else show_interval(found)

@@ -72,7 +72,15 @@ def _content(run: RunFolder) -> dict[str, Any]:
     columns, rows = policy_table(summary)
     samples, all_samples = shown_samples(summary.get("samples") or [])
     card = summary.get("reward_model")
+    parts = {
+        "policies": rows,
+        "paired differences": summary.get("comparisons"),
+        "learning curves": curves,
+        "a reward model": card,
+        "samples": samples,
+    }
     return {
+        "absent": [name for name, found in parts.items() if not found],
         "title": str(summary.get("name") or "run"),
         "question": str(summary.get("question") or ""),
         "facts": _facts(summary),

@@ -1,6 +1,7 @@
 """Tables that a stage leaves in the summary under `tables`, for the page, the terminal and Markdown.
 
-A table is {"stage", "title", "columns": [[key, heading], ...], "rows": [{key: cell}, ...], "notes": [...]}.
+A table is {"stage", "title", "columns": [[key, heading], ...], "rows": [{key: cell}, ...], "notes": [...],
+"finding": text or None}.
 A cell is a text, a number, an interval {"estimate", "low", "high", "n"}, or None. Nothing is computed here.
 """
 
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from rewardlab.reporting.intervals import digits_for, finite, read_interval, show_bounds, show_number
 
-MOST_ROWS = 40
+MOST_ROWS = 12
 """Rows of a table on a terminal; the page has all."""
 
 
@@ -37,6 +38,13 @@ class ResultTable:
     """Text of each heading, and whether its column holds numbers."""
     rows: list[list[TableCell]]
     notes: list[str]
+    finding: str | None = None
+    """What it shows, in one sentence."""
+
+
+def findings(summary: dict[str, Any]) -> list[str]:
+    """What the tables show, a sentence each."""
+    return [str(t["finding"]) for t in summary.get("tables") or [] if t.get("finding")]
 
 
 def result_tables(summary: dict[str, Any]) -> list[ResultTable]:
@@ -57,7 +65,12 @@ def _table(stored: dict[str, Any]) -> ResultTable:
         cells.append([_cell(v, 0 if whole and intervals else digits) for v in column])
     shown = [list(row) for row in zip(*cells, strict=True)]
     return ResultTable(
-        str(stored.get("stage", "")), str(stored["title"]), headings, shown, list(stored.get("notes") or [])
+        str(stored.get("stage", "")),
+        str(stored["title"]),
+        headings,
+        shown,
+        list(stored.get("notes") or []),
+        stored.get("finding"),
     )
 
 
@@ -93,6 +106,8 @@ def markdown_tables(summary: dict[str, Any], *, level: int = 3) -> str:
     lines: list[str] = []
     for table in result_tables(summary):
         lines += [f"{'#' * level} {table.title}", ""]
+        if table.finding:
+            lines += [table.finding, ""]
         lines.append("| " + " | ".join(h for h, _ in table.headings) + " |")
         lines.append("|" + "|".join("---:" if n else "---" for _, n in table.headings) + "|")
         for row in table.rows:

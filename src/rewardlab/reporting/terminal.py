@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rewardlab.reporting.glossary import metric
 from rewardlab.reporting.intervals import finite, read_interval, show_bounds, show_interval, show_number
-from rewardlab.reporting.result_tables import terminal_tables
+from rewardlab.reporting.result_tables import findings, terminal_tables
 from rewardlab.reporting.reward_card import ACCURACIES, OTHERS, SYMBOLS
 from rewardlab.reporting.tables import policy_table
 
@@ -27,7 +27,8 @@ def summary_table(summary: dict[str, Any]) -> RenderableType:
     policies = [_policies(summary)] if summary.get("policies") else []
     card = _reward_model(summary["reward_model"]) if summary.get("reward_model") else []
     between = [Text("")] if policies and card else []
-    shown = [*policies, *between, *card, *terminal_tables(summary)]
+    found = [Text(f"{text}\n") for text in findings(summary)]
+    shown = [*policies, *between, *card, *terminal_tables(summary), *found]
     return Group(*shown) if shown else Text("Nothing was measured.")
 
 

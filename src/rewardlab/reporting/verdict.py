@@ -19,6 +19,7 @@ from rewardlab.reporting.intervals import (
     show_interval,
     show_p,
 )
+from rewardlab.reporting.result_tables import findings
 
 Segment = tuple[str, str]
 """A kind (`""`, `raised`, `lowered`, `flat` or `number`) and its text."""
@@ -59,7 +60,7 @@ class Change:
 
 
 def verdict(summary: dict[str, Any]) -> list[Sentence]:
-    """One sentence per compared policy, then what is known of the reward model.
+    """One sentence per compared policy, then what is known of the reward model, then the tables' findings.
 
     A run without comparisons says so and reports what it did measure.
     """
@@ -74,7 +75,10 @@ def verdict(summary: dict[str, Any]) -> list[Sentence]:
     if not sentences:
         sentences = _uncompared(summary)
     reward_model = _reward_model(summary.get("reward_model") or {})
-    return sentences + reward_model or [Sentence((("", "This run stored no measurement to judge."),))]
+    tables = [Sentence((("", text),)) for text in findings(summary)]
+    return sentences + reward_model + tables or [
+        Sentence((("", "This run stored no measurement to judge."),))
+    ]
 
 
 def _compared(policy: str, baseline: str, found: dict[str, Change], summary: dict[str, Any]) -> Sentence:

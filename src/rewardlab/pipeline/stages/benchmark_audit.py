@@ -16,7 +16,7 @@ from rewardlab.core.types import Messages, Rollout
 from rewardlab.data.messages import BadRowError, prompt_messages
 from rewardlab.data.rows import Fields, identity
 from rewardlab.pipeline import rows as load
-from rewardlab.pipeline.annotations import Table, asked, read_rows, rollout, table, text_of
+from rewardlab.pipeline.annotations import Table, asked, read_rows, rollout, shown, table, text_of
 from rewardlab.pipeline.scoring import score_values
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, Sources, Stage
@@ -78,7 +78,16 @@ class BenchmarkAuditStage(Stage):
                 {"reward": name, "n": right.size, "accuracy": bounded_mean_interval(right).as_dict()}
             )
         columns = {"reward": "reward", "n": "n", "accuracy": "accuracy"}
-        return [table(self.name, f"Accuracy ({self.name})", columns, lines, "Equal scores count half.")]
+        return [
+            table(
+                self.name,
+                f"Accuracy ({self.name})",
+                columns,
+                lines,
+                "Equal scores count half.",
+                finding=_each(self.name, "accuracy", lines, "accuracy"),
+            )
+        ]
 
     def _styles(self, context: Context, seed: int) -> list[Table]:
         rows = self._read(context, _style_row)
@@ -112,8 +121,9 @@ class BenchmarkAuditStage(Stage):
         note = (
             "Easy: the right answer has the richer style; hard: the wrong one has. Equal scores count half."
         )
+        hard = _each(self.name, "accuracy where the wrong answer has the richer style", summary, "hard")
         return [
-            table(self.name, f"Accuracy by style ({self.name})", columns, summary, note),
+            table(self.name, f"Accuracy by style ({self.name})", columns, summary, note, finding=hard),
             table(self.name, f"Style of the right against the wrong answer ({self.name})", matrix, matrices),
         ]
 
@@ -138,7 +148,16 @@ class BenchmarkAuditStage(Stage):
         note = (
             "A tie is said where scores differ by at most a threshold, chosen on the other folds of prompts."
         )
-        return [table(self.name, f"Comparisons with ties ({self.name})", columns, lines, note)]
+        return [
+            table(
+                self.name,
+                f"Comparisons with ties ({self.name})",
+                columns,
+                lines,
+                note,
+                finding=_each(self.name, "accuracy of three verdicts, tie among them,", lines, "with_ties"),
+            )
+        ]
 
     def _stored(self, context: Context, seed: int) -> list[Table]:
         rows = self._read(context, _stored_row)
@@ -162,18 +181,24 @@ class BenchmarkAuditStage(Stage):
                     "n": len(found),
                     "accuracy": bounded_mean_interval(right).as_dict(),
                     "ties": int((a == b).sum()),
-                    "percent": f"{100 * right.mean():.2f}",
+                    "percent": f"{100 * (right == 1).mean():.2f}",
                     "stored": f"{100 * stored / len(said):.2f}" if said else None,
                 }
             )
         lines.sort(key=lambda line: -line["accuracy"]["estimate"])
         columns = {"scorer": "scorer", "n": "n", "accuracy": "accuracy", "ties": "equal scores"}
-        columns |= {"percent": "accuracy, %", "stored": "by the stored decisions, %"}
+        columns |= {"percent": "strictly right, %", "stored": "by the stored decisions, %"}
         note = (
-            "Computed from the scores in the data, equal scores counting half. The last column counts the "
-            "decisions stored beside the scores, where only a strict win for the right answer counts."
+            "From the scores in the data. Equal scores count half in the accuracy and as wrong in the strict "
+            "share, which the decisions stored beside the scores must reproduce."
         )
-        return [table(self.name, f"Scores that the data stores ({self.name})", columns, lines, note)]
+        agree = sum(line["percent"] == line["stored"] for line in lines)
+        finding = (
+            f"{self.name}: the strict accuracy computed from the scores equals that of the stored decisions "
+            f"to two decimals for {agree} of {len(lines)} scorers."
+        )
+        title = f"Scores that the data stores ({self.name})"
+        return [table(self.name, title, columns, lines, note, finding=finding)]
 
     def _annotators(self, context: Context, seed: int) -> list[Table]:
         rows = self._read(context, _votes)
@@ -197,7 +222,8 @@ class BenchmarkAuditStage(Stage):
         for line in lines:
             line["n"] = line["value"]["n"]
         columns = {"measure": "measure", "n": "n", "value": "value"}
-        return [table(self.name, f"Annotators ({self.name})", columns, lines)]
+        alpha = f"{self.name}: annotators agree with Krippendorff's alpha {shown(lines[0]['value'])}."
+        return [table(self.name, f"Annotators ({self.name})", columns, lines, finding=alpha)]
 
     def _read(self, context: Context, make: Any) -> list[Any]:
         found: list[Any] = []
@@ -207,6 +233,11 @@ class BenchmarkAuditStage(Stage):
 
     def _score(self, context: Context, name: str, rollouts: Sequence[Rollout]) -> Floats:
         return score_values(context, context.reward(name), rollouts, f"{self.name}: {name}")
+
+
+def _each(name: str, what: str, lines: Sequence[Mapping[str, Any]], key: str) -> str:
+    """The finding that every reward's number makes."""
+    return f"{name}: {what}: " + "; ".join(f"{line['reward']} {shown(line[key])}" for line in lines) + "."
 
 
 def majority(votes: Sequence[str]) -> str | None:

@@ -14,7 +14,7 @@ from rewardlab.core.statistics import ratio_interval
 from rewardlab.core.types import Pair, Rollout
 from rewardlab.data.rows import identity
 from rewardlab.pipeline import rows
-from rewardlab.pipeline.annotations import place_of, rollout, table
+from rewardlab.pipeline.annotations import place_of, rollout, shown, table
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, Sources, Stage
 from rewardlab.records.atomic import write_folder
@@ -115,7 +115,13 @@ class FrozenHeadStage(Stage):
         }
         kind = f"{settings.source}, {better.shape[1]} features, {self.loss}"
         fitted = table(
-            self.name, f"Frozen head ({self.name}: {kind})", columns, lines, "Intervals cluster by prompt."
+            self.name,
+            f"Frozen head ({self.name}: {kind})",
+            columns,
+            lines,
+            "Intervals cluster by prompt.",
+            finding=f"{self.name} orders {lines[-1]['part']} as labelled at {shown(lines[-1]['accuracy'])}; "
+            f"the longer answer is the better one at {shown(lines[-1]['longer'])}.",
         )
         tried = table(
             self.name,

@@ -9,7 +9,7 @@ from rewardlab.audit.judges import Verdict, Winner, judge_agreement, judge_card
 from rewardlab.core.statistics import holm
 from rewardlab.data.messages import BadRowError
 from rewardlab.data.rows import Fields
-from rewardlab.pipeline.annotations import read_rows, table, text_of
+from rewardlab.pipeline.annotations import read_rows, shown, table, text_of
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, Sources, Stage
 
@@ -57,6 +57,8 @@ class JudgeAuditStage(Stage):
             for s, found in shared.items()
         ]
         pairs = [{"strategy": s, **row} for s, found in shared.items() for row in found["pairs"]]
+        swayed = [c for c in cards if c["position_p"] < 0.05]
+        worst = max(cards, key=lambda c: abs(c["first_position"]["estimate"] - 0.5))
         tables = [
             table(
                 self.name,
@@ -65,6 +67,9 @@ class JudgeAuditStage(Stage):
                 cards,
                 "Every pair is shown in both orders: without position bias half the verdicts go to the "
                 "answer shown first, whatever the labels. p: sign test on the pairs whose verdict flips.",
+                finding=f"{len(swayed)} of {len(cards)} judges and strategies prefer a position (Holm's p < "
+                f"0.05); {worst['judge']} with {worst['strategy']} most of all: the answer shown first gets "
+                f"{shown(worst['first_position'])} of its verdicts.",
             ),
             table(
                 self.name,

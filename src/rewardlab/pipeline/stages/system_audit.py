@@ -21,6 +21,7 @@ from rewardlab.pipeline.annotations import (
     place_of,
     read_numbers,
     read_rows,
+    shown,
     table,
     text_of,
 )
@@ -147,10 +148,8 @@ class SystemAuditStage(Stage):
         use = f"{self.name}.leaderboard"
         found = read_numbers(context, board.source, use, board.key, columns)
         return {
-            name: {k: {n: v[c] for n, v in found.items() if c in v} for k, c in zip(("raw", "lc"), columns)}[
-                name
-            ]
-            for name in ("raw", "lc")
+            kind: {name: values[column] for name, values in found.items() if column in values}
+            for kind, column in zip(("raw", "lc"), columns)
         }
 
     def _margins(self, context: Context, name: str, answers: Sequence[Answer]) -> Any:
@@ -185,6 +184,13 @@ class SystemAuditStage(Stage):
                 "Intervals cluster by instruction. Balanced: the mean of the two columns after it; a reward "
                 "that only reads length gets 0.5. Effect beyond length: of one sd of the reward difference "
                 "on the logit of the judge's preference, given the length difference.",
+                finding="With the effect of length balanced out, agreement with the judge is "
+                + "; ".join(
+                    f"{row['reward']} {shown(row['accuracy_balanced'])}"
+                    for row in single
+                    if row["reward"] in self.rewards
+                )
+                + " (length alone would have 0.5).",
             ),
             table(
                 self.name,
@@ -233,6 +239,13 @@ class SystemAuditStage(Stage):
                     ranking,
                     "A system's value is the share of instructions on which the reward prefers it to the "
                     "baseline's answer. Intervals are over systems.",
+                    finding="Rank correlation with the length-controlled leaderboard, all systems: "
+                    + "; ".join(
+                        f"{row['reward']} {shown(row['lc_spearman'])}"
+                        for row in ranking
+                        if row["which"] == "all systems"
+                    )
+                    + ".",
                 )
             )
         rows = [

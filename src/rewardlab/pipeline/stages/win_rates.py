@@ -14,7 +14,7 @@ from rewardlab.core.errors import UserError
 from rewardlab.core.settings import Settings
 from rewardlab.data.messages import BadRowError
 from rewardlab.data.rows import Fields
-from rewardlab.pipeline.annotations import Table, read_numbers, read_rows, table, text_of
+from rewardlab.pipeline.annotations import Table, read_numbers, read_rows, shown, table, text_of
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, Sources, Stage
 
@@ -173,7 +173,18 @@ class WinRatesStage(Stage):
             "worst": "of",
             "rank": "Spearman",
         }
-        return [table(self.name, f"Agreement with the published numbers ({self.name})", columns, rows)]
+        finding = " and ".join(
+            f"{row['mean']:.2f} points for the {row['quantity']}" for row in rows if row["rank"] is not None
+        )
+        return [
+            table(
+                self.name,
+                f"Agreement with the published numbers ({self.name})",
+                columns,
+                rows,
+                finding=f"Mean distance to the published numbers: {finding}." if finding else None,
+            )
+        ]
 
     def _variants(self, rates: dict[str, WinRate]) -> list[Table]:
         rows = []
@@ -214,6 +225,9 @@ class WinRatesStage(Stage):
             rows,
             "Intervals cluster by instruction. The last two hold system and difficulty fixed; what remains "
             "may still be quality that comes with length within one system.",
+            finding=f"The judge gives the longer answer {shown(found['prefers_longer'])}% of its preference; "
+            f"one doubling of length multiplies the odds of winning by {shown(found['odds_per_doubling'])} "
+            "with the system held fixed.",
         )
         columns = {
             "band": "answer's length over the baseline's",
