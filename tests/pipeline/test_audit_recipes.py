@@ -170,7 +170,8 @@ def test_win_rates_head_and_ranking(tmp_path: Path, data: Path) -> None:
         t["finding"] for t in summary["tables"] if t["title"].startswith("Agreement with the judge (")
     )
     assert told.startswith("With the effect of length balanced out")
-    assert told in text and told.split(";")[0] in page.split("</header>")[0]
+    assert told in text
+    assert told.split(";")[0] in page.split("</header>")[0]
     again = run_recipe(
         load_settings(
             Recipe,
