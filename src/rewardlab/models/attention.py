@@ -95,9 +95,9 @@ class Forest:
             window = None
         if q.device.type == "cpu" and window is None:
             # The CPU's flash kernel is slower in bf16 than in fp32, and less exact.
-            rows = [x[0].to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v)]
+            rows = [x[0].transpose(0, 1).to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v)]
             joined: Tensor = _Joined.apply(*rows, self, scale)  # type: ignore[no-untyped-call]
-            return joined[None].to(q.dtype)
+            return joined.transpose(0, 1)[None].to(q.dtype)
         out = torch.empty_like(q)
         for tree in self.trees:
             at, mask = self._mask(tree, window)
@@ -179,22 +179,24 @@ class Bucket:
         return Bucket((len(segments), width), first if endless else None, index, None if full else real)
 
     def take(self, x: Tensor) -> Tensor:
-        """[n, heads, L, ...] of a stream [heads, T, ...]."""
-        if self.start is None:
-            return x[:, self.index].transpose(0, 1)
+        """[n, heads, L, ...] of a stream [T, heads, ...]."""
         n, width = self.shape
-        return x[:, self.start : self.start + n * width].unflatten(1, (n, width)).transpose(0, 1)
+        if self.start is None:
+            rows = x.index_select(0, self.index.flatten())
+        else:
+            rows = x[self.start : self.start + n * width]
+        return rows.unflatten(0, self.shape).transpose(1, 2)
 
     def put(self, x: Tensor, stream: Tensor) -> None:
-        """Write [n, heads, L, ...] to its places in a stream [heads, T, ...], padding left out."""
-        x = x.transpose(0, 1)
+        """Write [n, heads, L, ...] to its places in a stream [T, heads, ...], padding left out."""
+        x = x.transpose(1, 2)
         if self.start is not None:
             n, width = self.shape
-            stream[:, self.start : self.start + n * width].unflatten(1, (n, width)).copy_(x)
+            stream[self.start : self.start + n * width].unflatten(0, self.shape).copy_(x)
         elif self.real is None:
-            stream[:, self.index] = x
+            stream.index_copy_(0, self.index.flatten(), x.flatten(0, 1))
         else:
-            stream[:, self.index[self.real]] = x[:, self.real]
+            stream.index_copy_(0, self.index[self.real], x[self.real])
 
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -202,7 +204,7 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 class _Joined(torch.autograd.Function):
-    """Attention of a forest: [heads, T, D] from queries, keys, values of that shape.
+    """Attention of a forest: [T, heads, D] from queries, keys, values of that shape.
 
     With all keys' log-normaliser and output at hand, the backward of attention to any part of the keys is
     right by itself, so the parts need not be joined again.
@@ -210,18 +212,19 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, forest: Forest, scale: float | None) -> Tensor:
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        out = torch.empty(q.shape, dtype=q.dtype)
         norm = torch.empty(q.shape[:2], dtype=q.dtype)
         for bucket in forest.buckets:
             o, n = _flash(*(bucket.take(x) for x in (q, k, v)), is_causal=True, scale=scale)
             bucket.put(o, out)
             bucket.put(n, norm)
         for branches, prefix in forest.crossings:
-            o, n = _flash(q[None, :, branches], k[None, :, prefix], v[None, :, prefix], scale=scale)
-            own = norm[:, branches]
-            both = torch.logaddexp(own, n[0])
-            out[:, branches].mul_((own - both).exp()[..., None]).add_(o[0] * (n[0] - both).exp()[..., None])
-            norm[:, branches] = both
+            o, n = _flash(_row(q, branches), _row(k, prefix), _row(v, prefix), scale=scale)
+            o, n = o[0].transpose(0, 1), n[0].transpose(0, 1)
+            own = norm[branches]
+            both = torch.logaddexp(own, n)
+            out[branches].mul_((own - both).exp()[..., None]).add_(o * (n - both).exp()[..., None])
+            norm[branches] = both
         ctx.save_for_backward(q, k, v, out, norm)
         ctx.forest, ctx.scale = forest, scale
         return out
@@ -229,8 +232,8 @@ class _Joined(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, norm = ctx.saved_tensors
-        g = grads[0]
-        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        g = grads[0].contiguous()
+        dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))  # every token is in a bucket
         for bucket in ctx.forest.buckets:
             part, *rows, n = (bucket.take(x) for x in (g, q, k, v, out, norm))
             if bucket.real is not None:
@@ -240,19 +243,24 @@ class _Joined(torch.autograd.Function):
                 bucket.put(x, total)
         for branches, prefix in ctx.forest.crossings:
             found = _flash_backward(
-                g[None, :, branches],
-                q[None, :, branches],
-                k[None, :, prefix],
-                v[None, :, prefix],
-                out[None, :, branches],
-                norm[None, :, branches],
+                _row(g, branches),
+                _row(q, branches),
+                _row(k, prefix),
+                _row(v, prefix),
+                _row(out, branches),
+                _row(norm, branches),
                 0.0,
                 False,
                 scale=ctx.scale,
             )
             for total, x, at in zip((dq, dk, dv), found, (branches, prefix, prefix), strict=True):
-                total[:, at] += x[0]
+                total[at] += x[0].transpose(0, 1)
         return dq, dk, dv, None, None
+
+
+def _row(x: Tensor, at: slice) -> Tensor:
+    """[1, heads, L, ...], a stretch of a stream [T, heads, ...] as the kernel takes it."""
+    return x[at].transpose(0, 1)[None]
 
 
 def _forward(

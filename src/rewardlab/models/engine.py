@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,12 +17,15 @@ from rewardlab.core.settings import Settings
 from rewardlab.models import attention
 from rewardlab.models.allocator import keep_freed_memory
 from rewardlab.models.attention import Causal, Plan
-from rewardlab.models.fused import Fused
 from rewardlab.models.head import token_logprobs
 from rewardlab.models.layouts import LAYOUTS, Layout, LayoutName
 from rewardlab.models.loading import Model
 from rewardlab.models.packing import packed_linears
 from rewardlab.models.passes import choose, split
+from rewardlab.models.trunk import Trunk, packing
+
+
+ROWS = 64
 
 
 class EngineSettings(Settings):
@@ -106,14 +109,14 @@ class Engine:
 
     @cached_property
     def fusable(self) -> bool:
-        """Whether the fused forward gives the network's own numbers; tried once, on a short sequence."""
+        """Whether `Trunk` gives the network's own numbers; tried once, on a short sequence."""
         if not self.plans:
             return False
         ids = torch.arange(7, device=self.model.device)[None]
         exact = self._in_fp32()
         try:
             with self.frozen():
-                found = Fused(self.model.hf.base_model, torch.float32)(ids, ids, Causal())
+                found = Trunk(self.model.hf.base_model, torch.float32)(ids, ids, Causal())
                 expected = exact.states(ids, ids, Causal())
         except (AttributeError, ValueError, RuntimeError):
             return False  # a network of another shape
@@ -123,9 +126,13 @@ class Engine:
     def decoding(self) -> Iterator[Callable[[Tensor, Tensor, Plan], Tensor]]:
         """`states` for many passes with the same weights and no gradient: packed, fused where possible."""
         hf = self.model.hf
-        rest = hf.get_output_embeddings() if self.fusable else self.model.net
+        fused = None
+        if self.fusable:
+            with suppress(ValueError):  # adapters
+                fused = Trunk(hf.base_model, self.dtype, packing(self.dtype))
+        rest = self.model.net if fused is None else hf.get_output_embeddings()
         with self.frozen(), self.autocast(), packed_linears(rest, self.dtype):
-            yield Fused(hf.base_model, self.dtype) if self.fusable else self.states
+            yield fused or self.states
 
     def _in_fp32(self) -> Engine:
         """The same engine in fp32: in bf16 two right ways differ by more than a wrong one might."""
@@ -133,8 +140,18 @@ class Engine:
         exact.settings = self.settings.model_copy(update={"precision": "fp32"})
         return exact
 
+    @property
+    def _multiple(self) -> int:
+        """What the rows of a pass are filled up to a multiple of: on the CPU, bf16 products keep code of about
+        a MiB for every number of rows that they have seen."""
+        return ROWS if self.dtype is torch.bfloat16 and self.model.device.type == "cpu" else 1
+
+    @cached_property
+    def _trunk(self) -> Trunk:
+        return Trunk(self.model.hf.base_model, self.dtype)
+
     def _backbone(self, layout: Layout) -> Tensor:
-        """Float[B * L, H] of a planned pass."""
+        """Float[B * L, H] of a planned pass through the network's own forward."""
         return self.states(layout.input_ids, layout.position_ids, layout.plan).flatten(0, 1)
 
     def _masked(self, batch: Batch) -> Tensor:
@@ -172,8 +189,15 @@ class Engine:
         if not self.plans:
             states = self._masked(batch)
             return states if at is None else states[at]
-        layout = LAYOUTS[self.layout(batch)](batch)
-        return self._backbone(layout).index_select(0, layout.index if at is None else layout.index[at])
+        layout = LAYOUTS[self.layout(batch)](batch, self._multiple)
+        index = layout.index if at is None else layout.index[at]
+        if not self.fusable:
+            return self._backbone(layout).index_select(0, index)
+        with self.autocast():
+            if at is not None:
+                return self._trunk(layout.input_ids, layout.position_ids, layout.plan, index)
+            whole = self._trunk(layout.input_ids, layout.position_ids, layout.plan)
+        return whole.flatten(0, 1).index_select(0, index)
 
     def logprobs(
         self,
@@ -193,13 +217,16 @@ class Engine:
         """
         batch = batch.to(self.model.device)
         at = batch.action.nonzero().squeeze(-1)
+        actions = at.numel()
+        slice_ids: Tensor | Literal["all"] | None = None
+        if vocabulary:
+            slice_ids = batch.action_streams.get("slice_ids", "all")
+        elif actions:
+            at = torch.cat([at, at[-1:].expand(-actions % self._multiple)])
         temperature = batch.streams.get("temperature")
         if temperature is not None:
             temperature = temperature[at]
         hidden = self.hidden(batch, at - 1)
-        slice_ids: Tensor | Literal["all"] | None = None
-        if vocabulary:
-            slice_ids = batch.action_streams.get("slice_ids", "all")
         with self.autocast():
             found = token_logprobs(
                 self.model.hf,
@@ -213,7 +240,7 @@ class Engine:
         zeros = torch.zeros(batch.ids.numel(), device=found.logp.device)
 
         def spread(x: Tensor | None) -> Tensor | None:
-            return None if x is None else zeros.index_put((at,), x)
+            return None if x is None else zeros.index_put((at[:actions],), x[:actions])
 
         return Outputs(
             logp=spread(found.logp),

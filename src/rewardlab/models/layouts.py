@@ -64,13 +64,14 @@ def common_prefix(batch: Batch, family: list[int]) -> int:
     return int(alike.long().cumprod(0).sum())
 
 
-def padded(batch: Batch) -> Layout:
-    """One row per sequence, padded on the right with id 0.
+def padded(batch: Batch, multiple: int = 1) -> Layout:
+    """One row per sequence, padded on the right with id 0, the columns a multiple of `multiple`.
 
     With causal attention a token never sees the padding behind it, so what the padding holds is
     irrelevant, and nothing is ever found by comparing with a pad id.
     """
     width = int(batch.lengths.max())
+    width += -width % multiple
     position = torch.arange(batch.ids.numel(), device=batch.ids.device) - batch.offsets[:-1][batch.seq]
     index = batch.seq * width + position
     ids = batch.ids.new_zeros(batch.size * width)
@@ -79,16 +80,16 @@ def padded(batch: Batch) -> Layout:
     return Layout(ids.view(batch.size, width), columns.expand(batch.size, width), Causal(), index)
 
 
-def packed(batch: Batch) -> Layout:
-    """All sequences in one row; positions restart with each."""
+def packed(batch: Batch, multiple: int = 1) -> Layout:
+    """All sequences in one row, its length a multiple of `multiple`; positions restart with each."""
     position = torch.arange(batch.ids.numel(), device=batch.ids.device) - batch.offsets[:-1][batch.seq]
     starts, lengths = batch.offsets.tolist(), batch.lengths.tolist()
     trees = [Tree(start, 0, start, (length,)) for start, length in zip(starts[:-1], lengths, strict=True)]
     index = torch.arange(batch.ids.numel(), device=batch.ids.device)
-    return Layout(batch.ids[None], position[None], Forest(trees, position), index)
+    return _stream(batch.ids, position, trees, index, multiple)
 
 
-def tree(batch: Batch) -> Layout:
+def tree(batch: Batch, multiple: int = 1) -> Layout:
     """The prefixes that families share, one behind another, then all branches, family by family."""
     starts, lengths = batch.offsets.tolist(), batch.lengths.tolist()
     related = families(batch)
@@ -112,7 +113,17 @@ def tree(batch: Batch) -> Layout:
             at += branch.numel()
     taken = torch.cat(source).to(batch.ids.device)
     position = taken - batch.offsets[:-1][batch.seq][taken]
-    return Layout(batch.ids[taken][None], position[None], Forest(trees, position), index.to(batch.ids.device))
+    return _stream(batch.ids[taken], position, trees, index.to(batch.ids.device), multiple)
+
+
+def _stream(ids: Tensor, position: Tensor, trees: list[Tree], index: Tensor, multiple: int) -> Layout:
+    """One row, filled up with a sequence of its own that no one reads."""
+    length = ids.numel()
+    if filler := -length % multiple:
+        ids = torch.cat([ids, ids.new_zeros(filler)])
+        position = torch.cat([position, torch.arange(filler, device=position.device)])
+        trees = [*trees, Tree(length, 0, length, (filler,))]
+    return Layout(ids[None], position[None], Forest(trees, position), index)
 
 
 LAYOUTS = {"padded": padded, "packed": packed, "tree": tree}

@@ -1,0 +1,143 @@
+"""The forward pass of Llama-like networks in fewer and larger steps, with or without gradient.
+
+Queries, keys and values are one matrix product, gate and up another; norms and rotations have backward passes
+of their own; and the last layer computes, after its attention, only the rows that someone reads. Same numbers
+as the network's own forward up to rounding, which is checked before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rewardlab.models.attention import Plan
+from rewardlab.models.elementwise import heads_of, rms_norm, swiglu
+from rewardlab.models.packing import Linear, packed
+
+Norm = Callable[[Tensor], Tensor]
+Join = Callable[[list[nn.Linear]], Linear]
+"""Linear layers with the same input as one."""
+
+
+def joined(layers: list[nn.Linear]) -> Linear:
+    """x -> the outputs of these layers side by side, differentiable, from the weights as they are then."""
+    if any(type(layer) is not nn.Linear for layer in layers):  # adapters, say
+        return lambda x: torch.cat([layer(x) for layer in layers], -1)
+    if len(layers) == 1:
+        return layers[0]
+
+    def forward(x: Tensor) -> Tensor:
+        bias = None
+        if any(layer.bias is not None for layer in layers):
+            bias = torch.cat(
+                [x.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+            )
+        return F.linear(x, torch.cat([layer.weight for layer in layers]), bias)
+
+    return forward
+
+
+def packing(dtype: torch.dtype) -> Join:
+    """As `joined`, for passes without gradient and with fixed weights; ValueError with adapters."""
+
+    def join(layers: list[nn.Linear]) -> Linear:
+        if any(type(layer) is not nn.Linear for layer in layers):
+            raise ValueError("a linear layer with something on it")
+        return packed(layers, dtype)
+
+    return join
+
+
+@dataclass(frozen=True)
+class _Layer:
+    before: Norm
+    qkv: Linear
+    q_norm: Norm | None
+    k_norm: Norm | None
+    out: Linear
+    after: Norm
+    gate_up: Linear
+    glu: Callable[[Tensor], Tensor]
+    down: Linear
+    heads: tuple[int, int, int]
+    """Of queries, keys and values."""
+    scale: float
+    window: int | None
+
+
+class Trunk:
+    """states(ids Long[B, L], positions Long[B, L], plan, rows) -> Float[B, L, H], or Float[A, H] of `rows`.
+
+    `rows` Long[A] counts the B * L places; only they are computed to the end.
+    """
+
+    def __init__(self, net: Any, dtype: torch.dtype, join: Join = joined) -> None:
+        """`net` is the trunk, `dtype` that of the matrix products. AttributeError or ValueError where the
+        network is not of this shape."""
+        self.embed, self.rotary = net.embed_tokens, net.rotary_emb
+        self.norm = _norm(net.norm, torch.float32)
+        self.layers = [_layer(layer, dtype, join) for layer in net.layers]
+
+    def __call__(self, ids: Tensor, position: Tensor, plan: Plan, rows: Tensor | None = None) -> Tensor:
+        x = self.embed(ids)
+        turning = sum(self.layers[0].heads[:2])
+        cos, sin = (
+            t.float()[:, :, None].expand(-1, -1, turning, -1).contiguous()
+            for t in self.rotary(x, position_ids=position)
+        )
+        size = cos.shape[-1]
+        for number, layer in enumerate(self.layers):
+            y = layer.qkv(layer.before(x)).unflatten(-1, (-1, size))
+            if layer.q_norm is not None and layer.k_norm is not None:
+                q, k, v = y.split(layer.heads, 2)
+                y = torch.cat([layer.q_norm(q), layer.k_norm(k), v], 2)
+            q, k, v = (t.transpose(1, 2) for t in heads_of(y, layer.heads, cos, sin))
+            seen = plan.attend(number, q, k, v, layer.scale, layer.window)
+            seen = seen.transpose(1, 2).flatten(2)
+            if rows is not None and number + 1 == len(self.layers):
+                x, seen = x.flatten(0, 1).index_select(0, rows), seen.flatten(0, 1).index_select(0, rows)
+            x = x + layer.out(seen)
+            x = x + layer.down(layer.glu(layer.gate_up(layer.after(x))))
+        return self.norm(x)
+
+
+def _layer(layer: Any, dtype: torch.dtype, join: Join) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    known = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+    if extra := {name for name, _ in layer.named_children()} - known:
+        raise ValueError(f"a layer with {', '.join(sorted(extra))}")
+    size = attention.head_dim
+    queries, keys = attention.q_proj.out_features // size, attention.k_proj.out_features // size
+    q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+    return _Layer(
+        before=_norm(layer.input_layernorm, dtype),
+        qkv=join([attention.q_proj, attention.k_proj, attention.v_proj]),
+        q_norm=None if q_norm is None else _norm(q_norm, torch.float32),
+        k_norm=None if k_norm is None else _norm(k_norm, torch.float32),
+        out=join([attention.o_proj]),
+        after=_norm(layer.post_attention_layernorm, dtype),
+        gate_up=join([mlp.gate_proj, mlp.up_proj]),
+        glu=swiglu if isinstance(mlp.act_fn, nn.SiLU) else _glu(mlp.act_fn),
+        down=join([mlp.down_proj]),
+        heads=(queries, keys, keys),
+        scale=float(attention.scaling),
+        window=getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)),
+    )
+
+
+def _glu(act: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def glu(gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, -1)
+        return act(gate) * up
+
+    return glu
+
+
+def _norm(module: Any, dtype: torch.dtype) -> Norm:
+    epsilon = float(module.variance_epsilon)
+    return lambda x: rms_norm(x, module.weight, epsilon, dtype)
