@@ -39,7 +39,7 @@ LOSSES: dict[PolicyLoss, tuple[str, str, str]] = {
     "dapo": ("loss_type=dapo", "vanilla, token-mean", ""),
     "gspo": ("importance_sampling_level=sequence", "gspo", "gspo"),
     "luspo": ("loss_type=luspo", "", ""),
-    "gmpo": ("", "geo_mean", ""),
+    "gmpo": ("experimental.gmpo", "geo_mean", ""),
     "sapo": ("loss_type=sapo", "sapo", ""),
     "cispo": ("loss_type=cispo", "cispo", ""),
     "vespo": ("loss_type=vespo", "", ""),
@@ -66,8 +66,8 @@ def peers() -> str:
     lines = [
         "## What others call it",
         "",
-        "Left out: names without a counterpart. Where one name hides different numbers,",
-        "[parity_grpo.md](parity_grpo.md) and [parity.md](parity.md) say so.",
+        "Left out: names without a counterpart. Where one name hides different numbers, the docstring,",
+        "[parity_grpo.md](parity_grpo.md) or [parity.md](parity.md) says so.",
     ]
     for title, table in (("loss", LOSSES), ("advantage", ADVANTAGES)):
         lines += ["", f"| {title} | TRL | verl | OpenRLHF |", "|---|---|---|---|"]

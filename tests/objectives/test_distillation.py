@@ -179,7 +179,7 @@ def test_the_bucket_never_exceeds_the_whole_and_grows_with_k(seed: int, kind: Di
         )
     found.append(divergence(student, teacher, kind))
     for smaller, larger in pairwise(found):
-        assert (smaller <= larger + 1e-12).all()
+        assert (smaller <= larger + 1e-9).all()  # the rest is 1 - sum, which loses digits where it is small
 
 
 def test_truncation_by_hand() -> None:

@@ -22,7 +22,7 @@ def style_matrix(chosen: Floats, rejected: Floats, *, level: float = 0.95) -> di
     chosen, rejected Float[N, S]: scores of S styles from plain to ornate. matrix[i][j] is the accuracy of
     style i right against style j wrong. easy (i > j), normal (i = j), hard (i < j): in hard the wrong
     answer is the more ornate, so a reward that pays for style fails there. Intervals are over prompts.
-    (RM-Bench, Liu et al. 2024.) A score that is nan takes its prompt out.
+    (RM-Bench, Liu et al. 2024, arXiv 2410.16184.) A score that is nan takes its prompt out.
     """
     use = np.isfinite(chosen).all(1) & np.isfinite(rejected).all(1)
     right = (1 + np.sign(chosen[use][:, :, None] - rejected[use][:, None, :])) / 2  # [N, S, S]
@@ -50,8 +50,9 @@ def three_way_accuracy(
 
     without_ties: on decided rows, equal scores counting 1/2. with_ties: a tie is predicted where
     |difference| <= threshold, and the threshold of each fold is the one that does best on all other folds,
-    so no row helps to judge itself (the idea of tie calibration: Deutsch, Foster and Freitag 2023, "Ties
-    Matter"). always_most: the accuracy of always giving the commonest label. threshold is the median.
+    so no row helps to judge itself (the idea of tie calibration: Deutsch, Foster and Freitag 2023,
+    arXiv 2305.14324). always_most: the accuracy of always giving the commonest label. threshold is the
+    median.
     """
     decided = label != 0
     plain = (1 + np.sign(difference[decided]) * label[decided]) / 2

@@ -23,8 +23,8 @@ not need calibration, so what a temperature repairs to a few points is a warning
 def sweep_ece(f: Forecast) -> tuple[float, int]:
     """Calibration error with as many equal-mass bins as keep the observed rates rising, and their number.
 
-    Monotonic sweep of Roelofs et al., "Mitigating bias in calibration error estimation": the bins adapt to
-    the data, so their number is not a setting.
+    Monotonic sweep of Roelofs et al. 2020 (arXiv 2012.08668): the bins adapt to the data, so their number
+    is not a setting.
     """
     order = np.argsort(f.predicted, kind="stable")
     predicted, outcome = f.predicted[order], f.outcome[order]

@@ -17,10 +17,11 @@ Floats = NDArray[np.float64]
 def subset_rates(
     correct: Floats, subsets: Sequence[str], *, level: float = 0.95
 ) -> tuple[dict[str, Interval], Interval]:
-    """Accuracy in each subset, and the mean of the subsets' accuracies (as RewardBench aggregates).
+    """Accuracy in each subset, and the mean of the subsets' accuracies.
 
-    Ties are 1/2. The mean counts a small subset like a large one; its interval adds the variances of the
-    subsets, each with one pseudo-pair right and one wrong.
+    RewardBench (Lambert et al. 2024, arXiv 2403.13787) averages its four sections so; inside a section it
+    counts by prompts. Ties are 1/2. The mean counts a small subset like a large one; its interval adds the
+    variances of the subsets, each with one pseudo-pair right and one wrong.
     """
     names = np.asarray(subsets)
     rates = {str(s): bounded_mean_interval(correct[names == s], level=level) for s in dict.fromkeys(subsets)}
@@ -35,7 +36,7 @@ def subset_rates(
 
 
 def best_of_k(better: ArrayLike, others: Sequence[ArrayLike], *, level: float = 0.95) -> Interval:
-    """Share of prompts whose best answer scores above all its others (RewardBench 2: one of four).
+    """Share of prompts whose best answer scores above all its others (RewardBench 2, arXiv 2506.01937).
 
     better: Float[N]; others: for each prompt the scores of the other answers. An answer that ties with m
     others for the top counts 1 / (m + 1).
@@ -53,7 +54,7 @@ def style_matrix(
     """Accuracy by style of the chosen answer (row) and of the rejected one (column), and RM-Bench's means.
 
     Styles: 0 concise, 1 detailed, 2 detailed with markdown. easy: the chosen one is in the richer style;
-    normal: both in one style; hard: the rejected one is in the richer style (RM-Bench, Liu et al. 2024).
+    normal: both in one style; hard: the rejected one is in the richer style (arXiv 2410.16184).
     """
     matrix: list[list[float | None]] = []
     for i in range(3):

@@ -36,7 +36,7 @@ def signed_margin(margin: ArrayLike) -> Floats:
 def small_loss(margin: ArrayLike, label: ArrayLike | float = 1.0) -> Floats:
     """Minus the Bradley-Terry loss: y log sigmoid(m) + (1 - y) log sigmoid(-m).
 
-    The small-loss rule of Han et al. 2018 ("Co-teaching"). With hard labels it falls with the margin, so
+    The small-loss rule of Han et al. 2018 (arXiv 1804.06872). With hard labels it falls with the margin, so
     keeping a fraction by it or by `signed_margin` keeps the same pairs; soft labels make them differ.
     """
     m, y = np.asarray(margin, np.float64), np.asarray(label, np.float64)

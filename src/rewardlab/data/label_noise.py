@@ -86,7 +86,7 @@ class FlipEstimate:
 
 
 def flip_rate(probability: ArrayLike) -> FlipEstimate:
-    """Confident learning for pairs (Northcutt, Jiang and Chuang, "Confident Learning").
+    """Confident learning for pairs (Northcutt, Jiang and Chuang, arXiv 1911.00068).
 
     probability [N]: cross-fitted P(chosen is better). A pair in random order has two classes that mirror each
     other, so their thresholds are one, t = mean probability of the given label. Pairs with p >= t are counted

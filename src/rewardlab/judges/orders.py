@@ -11,7 +11,7 @@ from rewardlab.judges.base import Comparison, Judge
 class BothOrders:
     """first = (P(a shown first wins) + 1 - P(b shown first wins)) / 2; antisymmetric by construction.
 
-    Position bias is common in LLM judges (Zheng et al. 2023, "Judging LLM-as-a-Judge"). `asked` and
+    Position bias is common in LLM judges (Zheng et al. 2023, arXiv 2306.05685). `asked` and
     `inconsistent` count over the life of this judge the pairs with both verdicts and those whose winner
     changed with the order. Such a pair has its average, or with `inconsistent_abstains` no verdict.
     Where only one order has a verdict, the pair takes the status of the other: half an answer would

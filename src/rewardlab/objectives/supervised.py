@@ -187,7 +187,7 @@ def minor_sft(out: Outputs, batch: Batch, *, beta: float) -> Terms:
     `deviation` is the paper's metric, the mean over sequences of D_i / m_i. beta must be positive.
     """
     if beta <= 0:
-        raise UserError(f"minor_sft: beta must be positive, got {beta}.", "The paper's is 0.04.")
+        raise UserError(f"minor_sft: beta must be positive, got {beta}.", "The default is 0.04.")
     trained = batch.trained
     change = torch.where(trained, given(out.logp) - batch.streams["logp_ref"], 0.0)
     tokens = sum_by_sequence(trained.to(change), batch)

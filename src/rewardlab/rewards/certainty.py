@@ -22,8 +22,8 @@ class Certainty:
     """Mean over the answer's tokens of how far the model's next-token distribution p_t is from undecided.
 
     self_certainty: KL(uniform || p_t) = -log V - (1/V) sum_v log p_t(v), nats, V the vocabulary (Zhao et al.
-    2025, "Learning to Reason without External Rewards"). negative_entropy: sum_v p_t(v) log p_t(v); paying
-    it is entropy minimisation.
+    2025, "Learning to Reason without External Rewards", arXiv 2505.19590). negative_entropy:
+    sum_v p_t(v) log p_t(v); paying it is entropy minimisation.
 
     Neither knows whether an answer is right: both sharpen what the model already believes, wrong majorities
     included, and end in collapse if paid for long. `warning` says so. An answer without a token is an

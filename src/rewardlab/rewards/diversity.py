@@ -147,11 +147,11 @@ class Diversity:
 class QualityDiversity:
     """quality_i * max(diversity_i, floor), diversity measured among the group's answers that have a quality.
 
-    Li et al. 2025, "Jointly Reinforcing Diversity and Quality in Language Model Generations" (DARLING), with
-    `classes` of equal meaning. A product cannot be earned by nonsense as a sum can. The quality should be
-    0 or more: times a diversity, a negative one would pay for being common, so it is an error. With
-    `among_positive` only answers of positive quality are compared (for checkable answers). One answer has
-    diversity 1. Where the quality has no value, neither has this.
+    Li et al. 2025, "Jointly Reinforcing Diversity and Quality in Language Model Generations" (DARLING,
+    arXiv 2509.02534), with `classes` of equal meaning. A product cannot be earned by nonsense as a sum can.
+    The quality should be 0 or more: times a diversity, a negative one would pay for being common, so it is an
+    error. With `among_positive` only answers of positive quality are compared (for checkable answers). One
+    answer has diversity 1. Where the quality has no value, neither has this.
     """
 
     def __init__(

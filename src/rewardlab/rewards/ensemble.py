@@ -20,9 +20,8 @@ def combine(values: Sequence[float], how: Aggregate, *, penalty: float = 1.0) ->
     """One value from K members'; std and variance are the unbiased ones, 0 for one member.
 
     mean; min (the most sceptical member decides); mean_minus_std: mean - penalty * std;
-    mean_minus_variance: mean - penalty * variance. Coste et al. 2023, "Reward Model Ensembles Help Mitigate
-    Overoptimization", compare mean, minimum and variance. None of them helps against an error that all
-    members share.
+    mean_minus_variance: mean - penalty * variance. Coste et al. 2023 (arXiv 2310.02743) compare
+    mean, minimum and variance. None of them helps against an error that all members share.
     """
     spread = stdev(values) if len(values) > 1 else 0.0
     if how == "min":

@@ -22,9 +22,8 @@ class MultiObjectiveReward:
     """value = sum_k g_k v_k over named heads (helpfulness, correctness, ...); `parts` hold every v_k.
 
     g are fixed `weights` by name, or softmax over k of a second set of heads on the *prompt's* last state:
-    the gate may not read the answer, or the policy could choose what it is judged by. Wang et al. 2024,
-    "Interpretable Preferences via Multi-Objective Reward Modeling and Mixture-of-Experts", gate so. With a
-    gate, `parts` hold the weights too, as `gate/<name>`.
+    the gate may not read the answer, or the policy could choose what it is judged by. Wang et al. 2024
+    (ArmoRM, arXiv 2406.12845) gate so. With a gate, `parts` hold the weights too, as `gate/<name>`.
     """
 
     def __init__(

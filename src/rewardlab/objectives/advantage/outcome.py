@@ -61,6 +61,7 @@ def reinforce_pp_baseline(
     for the step, so it does not favour prompts with a small spread as GRPO's std does. Answers of
     all-equal groups are exactly 0 before the normalisation and may get a small value after it, as the
     mean over tokens of the centred rewards need not be 0 where lengths differ; they are kept at 0 here.
+    TRL's `scale_rewards=batch` divides by the standard deviation of the raw rewards over answers.
     """
     groups = Groups(group, valid)
     centred = groups.centred(reward)
@@ -144,7 +145,7 @@ def gpg(reward: Tensor, group: Tensor, valid: Tensor | None = None) -> Tensor:
 
     A_i = alpha (r_i - mean r), alpha = groups / groups whose rewards are not all equal. The mean gradient
     over the step keeps its size when most prompts are solved or hopeless. Use with the loss `gpg`.
-    Groups without a valid answer are not counted.
+    Groups without a valid answer are not counted. verl's alpha is answers / answers with a reward not 0.
     """
     groups = Groups(group, valid)
     alive = groups.sum(groups.differs(reward).to(reward)) > 0

@@ -30,7 +30,7 @@ class Quantiles:
 
 
 def mixed_value_at_risk(score: Tensor, q: Quantiles, *, tail_weight: float = 1.5) -> Tensor:
-    """The mixed value-at-risk advantage of bundle scores (RiskPO, Ren et al. 2025). Float[M] -> Float[M].
+    """The mixed value-at-risk advantage of bundle scores, Float[M] -> Float[M] (RiskPO, arXiv 2510.00911).
 
     range = ((S - low)_+ - (S - high)_+ + low - high) / (alpha_high - alpha_low)
     tail  = -(low - S)_+ / alpha_low

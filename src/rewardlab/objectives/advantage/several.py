@@ -45,7 +45,7 @@ def gdpo(
 
 
 def pairwise(preference: Tensor, valid: Tensor | None = None) -> Tensor:
-    """A group's answers from a matrix of comparisons (Think-RM, 2025). Float[G, G] -> Float[G].
+    """A group's answers from a matrix of comparisons, Float[G, G] -> Float[G] (Think-RM, arXiv 2505.16265).
 
     A_i = (sum_j d_ij / G) / sqrt(sum_ij d_ij^2 / (2 G (G - 1)))
 

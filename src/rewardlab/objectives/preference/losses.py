@@ -168,8 +168,8 @@ def apo_down(chosen: Tensor, rejected: Tensor, label: Tensor, *, beta: float) ->
 def simpo(gap: Tensor, label: Tensor, *, beta: float, gamma: float) -> Tensor:
     """SimPO: -log sigmoid(beta gap - gamma), no reference (Meng et al. 2024, arXiv 2405.14734).
 
-    c and r are mean log-probs per token. The paper's beta is 2 to 10 and gamma 0.3 to 1.6; TRL calls
-    gamma `simpo_gamma`. gamma belongs to the better answer: for y = 0 it stands on the other side.
+    c and r are mean log-probs per token. The authors' runs have beta 2 to 2.5 and gamma 0.25 to 1.6; TRL
+    calls gamma `simpo_gamma`. gamma belongs to the better answer: for y = 0 it stands on the other side.
     """
     return over_label(lambda g: -F.logsigmoid(beta * g - gamma), gap, label)
 

@@ -31,11 +31,10 @@ def disentangled(
          + orthogonal_weight * |cos(w_q, w_l)|
 
     `quality`, `verbosity`, `length` Float[2P]: first the P chosen, then the P rejected answers; `label`
-    Float[P]; `weights`: the two heads' weight vectors. The idea is that of ODIN (Chen et al. 2024, "ODIN:
-    Disentangled Reward Mitigates Hacking in RLHF"); the cosine makes its penalty independent of the weights'
-    size. Correlations are over all answers given, so this is no sum over rows: use it on whole batches
-    and do not split them. It removes what is linear in length. If better answers are truly longer, that
-    part of quality goes with it.
+    Float[P]; `weights`: the two heads' weight vectors. The idea is that of ODIN (Chen et al. 2024, arXiv
+    2402.07319); the cosine makes its penalty independent of the weights' size. Correlations are over all
+    answers given, so this is no sum over rows: use it on whole batches and do not split them. It removes what
+    is linear in length. If better answers are truly longer, that part of quality goes with it.
     """
     pairs = len(label)
     total = quality + verbosity

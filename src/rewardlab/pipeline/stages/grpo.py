@@ -89,7 +89,7 @@ class GVPOStage(GroupStage):
 
 
 class RiskPOStage(GroupStage):
-    """Push bundles of prompts that score low down, by tracked quantiles (RiskPO, Ren et al. 2025)."""
+    """Push bundles of prompts that score low down, by tracked quantiles (RiskPO, arXiv 2510.00911)."""
 
     kind: Literal["riskpo"] = "riskpo"
     prompts_per_step: int = 10

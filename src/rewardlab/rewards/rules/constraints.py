@@ -1,6 +1,6 @@
 """Instructions that a program can check: the 25 kinds of IFEval.
 
-Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models". A prompt's meta has
+Zhou et al. 2023 (arXiv 2311.07911). A prompt's meta has
 `instruction_ids` (`keywords:existence`, ...) and `kwargs`, a list of the same length. Our own reading: words
 are runs of letters, digits and apostrophes; a sentence ends at `.`, `!` or `?` before white space or the end;
 languages are told apart as far as `language.detect` can, and an answer in none that it knows passes.

@@ -43,7 +43,7 @@ class GRPOSettings(ExperienceSettings, CreditSettings, ControlSettings):
     """The step's prompts are split into this many optimiser updates."""
     loss: pg.LossName = "ppo"
     loss_options: dict[str, float] = {}
-    """The loss's own knobs, such as `clip_low: 0.2`; those left out have its paper's values."""
+    """The loss's own knobs, such as `clip_low: 0.2`; docs/objectives.md has the values of those left out."""
     aggregation: pg.Aggregation | None = None
     """Who is averaged with whom; None takes the loss's own. `constant` divides by max_new_tokens."""
     kl_estimator: kl.Estimator = "k3"

@@ -52,7 +52,7 @@ class KTOSettings(Settings):
     desirable_weight: float = Field(default=1.0, ge=0)
     undesirable_weight: float = Field(default=1.0, ge=0)
     """Where good and bad rows are unequally many, weights that make n_good w_good : n_bad w_bad lie between
-    1 : 1 and 4 : 3 are the paper's advice."""
+    1 : 1 and 3 : 2 are the paper's advice (TRL's is up to 4 : 3)."""
     answers_per_step: int = Field(default=32, ge=2)
 
 
