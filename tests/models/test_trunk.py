@@ -77,10 +77,12 @@ def test_the_networks_own_numbers_and_gradients(name: str, layout: str) -> None:
     torch.testing.assert_close(logp, expected, rtol=1e-5, atol=1e-6)
     assert grads.keys() == wanted.keys()
     for key in grads:
-        torch.testing.assert_close(grads[key], wanted[key], rtol=1e-4, atol=1e-6, msg=key)
+        rounding = 1e-5 * float(wanted[key].abs().max())
+        torch.testing.assert_close(grads[key], wanted[key], rtol=1e-4, atol=rounding, msg=key)
 
 
 def test_adapters_get_their_gradients() -> None:
+    torch.manual_seed(0)
     engine = Engine(add_lora(tiny_policy(), LoraSettings(rank=2), reward_head=False, seed=0))
     with torch.no_grad():
         for key, p in engine.parameters.items():
@@ -93,7 +95,8 @@ def test_adapters_get_their_gradients() -> None:
     torch.testing.assert_close(logp, expected, rtol=1e-5, atol=1e-6)
     assert len(grads) == len(engine.parameters)
     for key in grads:
-        torch.testing.assert_close(grads[key], wanted[key], rtol=1e-4, atol=1e-6, msg=key)
+        rounding = 1e-5 * float(wanted[key].abs().max())
+        torch.testing.assert_close(grads[key], wanted[key], rtol=1e-4, atol=rounding, msg=key)
 
 
 def test_bf16_rows_come_in_multiples_and_no_one_sees_the_filler() -> None:

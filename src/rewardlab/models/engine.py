@@ -24,8 +24,9 @@ from rewardlab.models.packing import packed_linears
 from rewardlab.models.passes import choose, split
 from rewardlab.models.trunk import Trunk, packing
 
-
 ROWS = 64
+"""On the CPU, bf16 products keep code of about a MiB for every number of rows that they have seen; so that
+they do not see every number, rows come in multiples of this."""
 
 
 class EngineSettings(Settings):
@@ -142,8 +143,7 @@ class Engine:
 
     @property
     def _multiple(self) -> int:
-        """What the rows of a pass are filled up to a multiple of: on the CPU, bf16 products keep code of about
-        a MiB for every number of rows that they have seen."""
+        """What the rows of a pass are filled up to a multiple of."""
         return ROWS if self.dtype is torch.bfloat16 and self.model.device.type == "cpu" else 1
 
     @cached_property
