@@ -155,7 +155,7 @@ class BenchmarkAuditStage(Stage):
                 columns,
                 lines,
                 note,
-                finding=_each(self.name, "accuracy of three verdicts, tie among them,", lines, "with_ties"),
+                finding=_each(self.name, "accuracy of the three verdicts", lines, "with_ties"),
             )
         ]
 

@@ -182,7 +182,9 @@ class WinRatesStage(Stage):
                 f"Agreement with the published numbers ({self.name})",
                 columns,
                 rows,
-                finding=f"Mean distance to the published numbers: {finding}." if finding else None,
+                finding=f"{self.name}: mean distance to the published numbers: {finding}."
+                if finding
+                else None,
             )
         ]
 
@@ -225,7 +227,7 @@ class WinRatesStage(Stage):
             rows,
             "Intervals cluster by instruction. The last two hold system and difficulty fixed; what remains "
             "may still be quality that comes with length within one system.",
-            finding=f"The judge gives the longer answer {shown(found['prefers_longer'])}% of its preference; "
+            finding=f"{self.name}: the judge gives the longer answer {shown(found['prefers_longer'])}% of its preference; "
             f"one doubling of length multiplies the odds of winning by {shown(found['odds_per_doubling'])} "
             "with the system held fixed.",
         )
