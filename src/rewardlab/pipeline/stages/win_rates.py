@@ -212,6 +212,7 @@ class WinRatesStage(Stage):
         )
 
     def _judge(self, found: dict[str, Any]) -> list[Table]:
+        longer = found["prefers_longer"]
         rows = [
             {"what": "probability given to the longer answer, %", "value": found["prefers_longer"]},
             {
@@ -227,9 +228,9 @@ class WinRatesStage(Stage):
             rows,
             "Intervals cluster by instruction. The last two hold system and difficulty fixed; what remains "
             "may still be quality that comes with length within one system.",
-            finding=f"{self.name}: the judge gives the longer answer {shown(found['prefers_longer'])}% of its preference; "
-            f"one doubling of length multiplies the odds of winning by {shown(found['odds_per_doubling'])} "
-            "with the system held fixed.",
+            finding=f"{self.name}: the judge gives the longer answer {shown(longer)}% of its "
+            "preference; one doubling of length multiplies the odds of winning by "
+            f"{shown(found['odds_per_doubling'])} with the system held fixed.",
         )
         columns = {
             "band": "answer's length over the baseline's",
