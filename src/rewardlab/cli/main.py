@@ -109,11 +109,16 @@ def train(
 
 @app.command()
 def audit(
-    reward: Annotated[str, typer.Argument(help="Reward model folder, or a built-in: gold, length.")],
+    reward: Annotated[
+        str,
+        typer.Argument(
+            help="Reward model folder, a built-in (gold, length), or a reward or judge: file.yaml:name."
+        ),
+    ],
     pairs: Annotated[str, typer.Argument(help="Preference pairs: a file, a hf: id, or `world`.")],
     overrides: Overrides = None,
     against: Annotated[
-        list[str] | None, typer.Option(help="Another reward, audited side by side; may be repeated.")
+        list[str] | None, typer.Option(help="Another reward or judge, side by side; may be repeated.")
     ] = None,
     policy: Annotated[str | None, typer.Option(help="Sample this policy for the best-of-n curve.")] = None,
     name: Annotated[str, typer.Option(help="Name of the run folder.")] = "audit",
@@ -121,14 +126,19 @@ def audit(
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Report card of a reward: accuracy, calibration, bias, invariance, exploitability; what to do."""
+    """Report card of a reward or judge: accuracy, calibration, bias, invariance, exploitability; advice."""
+    from rewardlab.rewards.catalog import from_file
+
+    book = from_file(reward)
+    name_of = reward if book is None else book[1]
     data = {"source": pairs, "split": "heldout"}
-    stage = {"kind": "audit", "reward": reward, "against": against or [], "policy": policy, "data": data}
+    stage = {"kind": "audit", "reward": name_of, "against": against or [], "policy": policy, "data": data}
     recipe: dict[str, Any] = {
         "name": name,
-        "question": f"Can the reward {reward} be trusted?",
+        "question": f"Can {reward} be trusted?",
         "model": policy or reward,
         "stages": [stage],
+        **({} if book is None else book[0].model_dump(mode="json")),
     }
     if pairs == "world":
         recipe["world"] = {}

@@ -16,6 +16,7 @@ from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.core.types import Rollout, Sequence
 from rewardlab.data.peek import format_rendered
+from rewardlab.judges.base import Judge
 from rewardlab.models.engine import Engine, EngineSettings
 from rewardlab.models.loading import (
     Model,
@@ -104,13 +105,18 @@ class Context:
         if name not in self.recipe.rewards:
             return self._other_reward(name, policy)
         if policy is None:
-            return Book(self.recipe.rewards, self._other_reward, self.policy).reward(name)
+            return self._book(self._other_reward).reward(name)
         if policy not in self._books:
             alive = weakref.ref(policy)
-            self._books[policy] = Book(
-                self.recipe.rewards, lambda other: self._other_reward(other, alive()), self.policy
-            )
+            self._books[policy] = self._book(lambda other: self._other_reward(other, alive()))
         return self._books[policy].reward(name)
+
+    def judge(self, name: str) -> Judge:
+        """A judge of the recipe."""
+        return self._book(self._other_reward).judge(name)
+
+    def _book(self, other_reward: Callable[[str], Reward]) -> Book:
+        return Book(self.recipe.rewards, other_reward, self.policy, self.recipe.judges)
 
     def _other_reward(self, name: str, policy: Engine | None = None) -> Reward:
         """The world's `gold`, a built-in reward, or a trained reward model by stage name or folder."""

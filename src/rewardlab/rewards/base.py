@@ -8,6 +8,7 @@ from typing import Protocol
 
 from rewardlab.core.settings import Settings
 from rewardlab.core.types import Rollout, Score
+from rewardlab.judges.base import Judge
 from rewardlab.models.engine import Engine
 
 
@@ -26,10 +27,14 @@ class Reward(Protocol):
 
 
 class Resolver(Protocol):
-    """Where the settings of a reward find what they name: other rewards, policies, trained reward heads."""
+    """Where the settings of a reward find what they name: other rewards, judges and policies."""
 
     def reward(self, name: str) -> Reward:
         """A reward by name: of the recipe, built in, of a stage, or a model folder."""
+        ...
+
+    def judge(self, name: str) -> Judge:
+        """A judge of the recipe by name."""
         ...
 
     def policy(self, name: str) -> Engine:
@@ -42,6 +47,10 @@ class RewardSettings(Settings):
 
     def references(self) -> list[str]:
         """Names of the rewards and policies that it is made of."""
+        return []
+
+    def judges(self) -> list[str]:
+        """Names of the judges that it asks."""
         return []
 
     @abstractmethod
