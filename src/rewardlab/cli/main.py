@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from rewardlab.core.errors import UserError
 
@@ -51,7 +52,6 @@ def _run(
     from rewardlab.pipeline.recipe import Recipe
     from rewardlab.pipeline.run import run_recipe
     from rewardlab.records.atomic import disk_errors
-    from rewardlab.reporting.terminal import summary_table
 
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -72,8 +72,20 @@ def _run(
     if as_json:
         print(json.dumps({**summary, "folder": str(folder)}))
         return
+    _show(summary, folder)
+
+
+def _show(summary: dict[str, Any], folder: Path) -> None:
+    """The numbers, the warnings, and where the pages are."""
+    from rewardlab.reporting.terminal import summary_table
+
+    out = Console()
     out.print(summary_table(summary))
-    out.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    for warning in summary.get("warnings") or []:
+        out.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+    for page in summary.get("pages") or []:
+        out.print(Text(f"{page['title']}: {folder / page['file']}"), soft_wrap=True)
+    out.print(Text(f"report: {folder / 'report.html'}"), soft_wrap=True)
 
 
 @app.command()
@@ -201,19 +213,16 @@ def view(
 ) -> None:
     """Print a run's results again and rebuild its report."""
     from rewardlab.reporting.report import build_report
-    from rewardlab.reporting.terminal import summary_table
 
     file = folder / "summary.json"
     if not file.is_file():
         raise UserError(f"{folder} has no summary.json.", "Give a run folder of a finished run.")
     summary = json.loads(file.read_text())
-    report = build_report(folder)
+    build_report(folder)
     if as_json:
         print(json.dumps(summary))
     else:
-        out = Console()
-        out.print(summary_table(summary))
-        out.print(f"report: {report}", soft_wrap=True)
+        _show(summary, folder)
 
 
 @app.command()

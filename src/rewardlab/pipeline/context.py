@@ -59,6 +59,7 @@ class Context:
     show: Callable[[object], None] = print
     """Where peeked rows go."""
     warnings: list[str] = field(default_factory=list)
+    _told: set[str] = field(default_factory=set)
     _books: weakref.WeakKeyDictionary[Engine, Book] = field(default_factory=weakref.WeakKeyDictionary)
 
     @functools.cached_property
@@ -116,7 +117,13 @@ class Context:
         return self._book(self._other_reward).judge(name)
 
     def _book(self, other_reward: Callable[[str], Reward]) -> Book:
-        return Book(self.recipe.rewards, other_reward, self.policy, self.recipe.judges)
+        return Book(self.recipe.rewards, other_reward, self.policy, self.recipe.judges, self.warn_once)
+
+    def warn_once(self, warning: str) -> None:
+        """Keep a warning that may come again and again in this run, the first time."""
+        if warning not in self._told:
+            self._told.add(warning)
+            self.warnings.append(warning)
 
     def _other_reward(self, name: str, policy: Engine | None = None) -> Reward:
         """The world's `gold`, a built-in reward, or a trained reward model by stage name or folder."""

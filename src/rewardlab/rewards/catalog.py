@@ -124,7 +124,8 @@ class Book:
     """Rewards and judges by name, each built when it is first asked for and then kept; a `Resolver`.
 
     Rewards that are not in `settings` go to `outside`, models to `policy`. What is made of itself, directly
-    or by way of others, is a UserError that shows the way.
+    or by way of others, is a UserError that shows the way. `tell` hears the `warning` of each reward that is
+    built and has one.
     """
 
     def __init__(
@@ -133,8 +134,9 @@ class Book:
         outside: Callable[[str], Reward] | None = None,
         policy: Callable[[str], Engine] | None = None,
         judges: Mapping[str, JudgeSettings] | None = None,
+        tell: Callable[[str], None] = lambda warning: None,
     ) -> None:
-        self.settings, self.judges = settings, judges or {}
+        self.settings, self.judges, self._tell = settings, judges or {}, tell
         self._outside, self._policy = outside, policy
         self._built: dict[str, Reward] = {}
         self._judges: dict[str, Judge] = {}
@@ -153,7 +155,10 @@ class Book:
                 raise UserError(f"there is no reward {name!r}.", f"Known: {', '.join(self.settings)}.")
             return self._built.setdefault(name, self._outside(name))
         with self._making(name):
-            return self._built.setdefault(name, self.settings[name].build(name, self))
+            found = self._built[name] = self.settings[name].build(name, self)
+        if warning := getattr(found, "warning", ""):
+            self._tell(warning)
+        return found
 
     def judge(self, name: str) -> Judge:
         """The judge of this name."""

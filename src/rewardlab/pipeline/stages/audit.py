@@ -124,7 +124,12 @@ class AuditStage(Stage):
         write_text(context.run.folder / f"{self.name}.json", json.dumps(page, indent=1, allow_nan=False))
         write_text(context.run.folder / f"{self.name}.html", audit_page(page))
         lights = {name: card["verdict"]["light"] for name, card in cards.items()}
-        return {"reward_model": cards[self.reward], "audit": {"page": f"{self.name}.html", "lights": lights}}
+        file = f"{self.name}.html"
+        return {
+            "reward_model": cards[self.reward],
+            "audit": {"page": file, "lights": lights},
+            "pages": [{"title": title, "file": file}],
+        }
 
     def _subject(self, context: Context, name: str, task: Task, *, variant: str = "") -> Subject:
         """The reward or judge with its cache in the stage's folder."""
