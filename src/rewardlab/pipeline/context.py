@@ -28,7 +28,7 @@ from rewardlab.models.loading import (
 from rewardlab.pipeline.several import several
 from rewardlab.records.run import Run
 from rewardlab.rewards.answer_style import AnswerStyle
-from rewardlab.rewards.base import Reward
+from rewardlab.rewards.base import Oracle, Reward
 from rewardlab.rewards.catalog import Book
 from rewardlab.rewards.frozen_head import is_frozen_head, load_frozen_head
 from rewardlab.rewards.learned import LearnedReward
@@ -117,7 +117,15 @@ class Context:
         return self._book(self._other_reward).judge(name)
 
     def _book(self, other_reward: Callable[[str], Reward]) -> Book:
-        return Book(self.recipe.rewards, other_reward, self.policy, self.recipe.judges, self.warn_once)
+        r = self.recipe
+        return Book(r.rewards, other_reward, self.policy, r.judges, self.warn_once, self.oracle)
+
+    def oracle(self) -> Oracle:
+        """The world's best answer to each of its own prompts."""
+        if self.recipe.world is None:
+            raise UserError("`oracle: world` needs a `world:` section.", "Add `world: {}`, or use `field`.")
+        world = self.world
+        return lambda prompt: [world.best_answer(prompt)] if world.knows(prompt) else []
 
     def warn_once(self, warning: str) -> None:
         """Keep a warning that may come again and again in this run, the first time."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rewardlab.core.settings import Settings
-from rewardlab.core.types import Rollout, Score
+from rewardlab.core.types import Prompt, Rollout, Score
 from rewardlab.judges.base import Judge
 from rewardlab.models.engine import Engine
 
@@ -26,8 +26,12 @@ class Reward(Protocol):
         ...
 
 
+Oracle = Callable[[Prompt], list[str]]
+"""The best known answers to a prompt; none for a prompt that it does not know."""
+
+
 class Resolver(Protocol):
-    """Where the settings of a reward find what they name: other rewards, judges and policies."""
+    """Where the settings of a reward find what they name: other rewards, judges, policies, the oracle."""
 
     def reward(self, name: str) -> Reward:
         """A reward by name: of the recipe, built in, of a stage, or a model folder."""
@@ -39,6 +43,10 @@ class Resolver(Protocol):
 
     def policy(self, name: str) -> Engine:
         """A causal LM: `base`, a stage's output or a model folder."""
+        ...
+
+    def oracle(self) -> Oracle:
+        """The best answers of the recipe's world."""
         ...
 
 

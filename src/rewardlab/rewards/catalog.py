@@ -17,7 +17,7 @@ from rewardlab.core.settings import Settings
 from rewardlab.judges.base import Judge, JudgeSettings
 from rewardlab.judges.catalog import AnyJudge
 from rewardlab.models.engine import Engine
-from rewardlab.rewards.base import Reward, RewardSettings
+from rewardlab.rewards.base import Oracle, Reward, RewardSettings
 from rewardlab.rewards.calibration import CalibratedSettings
 from rewardlab.rewards.certainty import CertaintySettings
 from rewardlab.rewards.composable import Composable
@@ -35,6 +35,7 @@ from rewardlab.rewards.generative import GenerativeSettings
 from rewardlab.rewards.implicit import ImplicitSettings
 from rewardlab.rewards.majority import MajoritySettings
 from rewardlab.rewards.matrix_entropy import MatrixEntropySettings
+from rewardlab.rewards.rebuilding import CycleSettings
 from rewardlab.rewards.remote import RemoteSettings
 from rewardlab.rewards.rules.constraints import ConstraintsSettings
 from rewardlab.rewards.rules.function import FunctionSettings
@@ -91,6 +92,7 @@ AnyReward = Annotated[
     | DiversitySettings
     | DistributionSettings
     | RegretSettings
+    | CycleSettings
     | MatrixEntropySettings
     | CertaintySettings
     | MajoritySettings,
@@ -135,8 +137,9 @@ class Book:
         policy: Callable[[str], Engine] | None = None,
         judges: Mapping[str, JudgeSettings] | None = None,
         tell: Callable[[str], None] = lambda warning: None,
+        oracle: Callable[[], Oracle] | None = None,
     ) -> None:
-        self.settings, self.judges, self._tell = settings, judges or {}, tell
+        self.settings, self.judges, self._tell, self._oracle = settings, judges or {}, tell, oracle
         self._outside, self._policy = outside, policy
         self._built: dict[str, Reward] = {}
         self._judges: dict[str, Judge] = {}
@@ -186,6 +189,12 @@ class Book:
         if self._policy is None:
             raise UserError(f"the policy {name!r} is not known here.", "Use this reward in a recipe.")
         return self._policy(name)
+
+    def oracle(self) -> Oracle:
+        """The best answers of the recipe's world."""
+        if self._oracle is None:
+            raise UserError("`oracle: world` is not known here.", "Use this reward in a recipe with a world.")
+        return self._oracle()
 
 
 def settings_of(reward: Reward) -> dict[str, RewardSettings]:
