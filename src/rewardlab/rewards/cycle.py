@@ -67,8 +67,8 @@ class Regret:
     The oracle's answers stand in the prompt's meta under `field`, as texts that `reward` scores too or as
     numbers on its scale, or `oracle` gives them for a prompt; the best of them counts. Pays a proposer of
     tasks for tasks that can be solved and are not: an impossible task has a poor oracle and no regret.
-    Negative where the answer beats the oracle.
-    Without an oracle: an error. Where `reward` has no value, neither has this.
+    Negative where the answer beats the oracle. Without an oracle: an error. Where `reward` has no value,
+    neither has this.
     """
 
     def __init__(

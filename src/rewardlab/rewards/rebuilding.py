@@ -103,7 +103,7 @@ class CycleSettings(RewardSettings):
 
     kind: Literal["cycle"] = "cycle"
     decoder: str
-    """The policy that rebuilds, and stays as it is: `base`, a stage or a folder. The learner is the encoder."""
+    """The policy that rebuilds and never learns: `base`, a stage or a folder. The learner is the encoder."""
     field: str = "x"
     """Meta field of the prompt with the original: a text, or a list of words."""
     instruction: str = INSTRUCTION
