@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rewardlab.core.errors import UserError
-from rewardlab.core.recipes import load_settings
+from rewardlab.core.recipes import dump_yaml, load_settings
 from rewardlab.core.types import Message, Prompt, Rollout, Sequence
 from rewardlab.pipeline.context import Context
 from rewardlab.pipeline.recipe import Recipe
+from rewardlab.pipeline.run import run_recipe
 from rewardlab.records.run import Run
 from rewardlab.rewards.rebuilding import Decoder, by_ngrams, by_reward, by_states
 
@@ -94,3 +96,52 @@ def test_regret_against_the_best_answer_of_the_world(context: Any) -> None:
     assert "no oracle value of this prompt" in length.reward("r").score([answer(ASKED, "x")])[0].reason
     with pytest.raises(UserError, match="needs a `world:` section"):
         context({"r": {"kind": "regret", "reward": "length", "oracle": "world"}}).reward("r")
+
+
+RATED = {
+    **{"kind": "reward_heads", "name": "rated", "objective": "multi_objective", "ratings": ["gold", "words"]},
+    **{"data": {"source": "world", "rows": 160}, "steps": 200},
+    "held_out": {"source": "world", "rows": 80, "split": "heldout"},
+}
+
+
+@pytest.mark.parametrize("weights", [{"gold": 1.0, "words": -0.02}, None])
+def test_heads_on_ratings_weighted_by_hand_or_by_a_gate(weights: Any, tmp_path: Path) -> None:
+    stage = {**RATED, "weights": weights, "rank": 2}
+    whole = {"name": "r", "model": MODEL, "world": {}, "stages": [stage]}
+    recipe = load_settings(Recipe, whole).value
+    run_recipe(recipe, tmp_path / "run")
+    run = Run.open(tmp_path / "run", dump_yaml(recipe), seed=0)
+    found = run.stage("rated").done()["final"]
+    assert found["eval_correlation/words"] > 0.5  # the state of the last token knows the answer's length
+    context = Context(recipe, run)
+    rows = [answer(p, t) for p in context.world.prompts(2, split="heldout", seed=1) for t in ("A.", "B C.")]
+    for score in context.reward("rated").score(rows):
+        parts = score.parts
+        shares = weights or {n: parts[f"gate/{n}"] for n in ("gold", "words")}
+        assert score.value == pytest.approx(sum(shares[n] * parts[n] for n in shares))
+        assert weights or sum(shares.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"ratings": []}, "go together"),
+        ({"objective": "ensemble"}, "go together"),
+        ({"weights": {"gold": 1.0}}, "one weight"),
+    ],
+)
+def test_heads_on_ratings_need_ratings_and_their_weights(change: Any, complaint: str) -> None:
+    whole = {"name": "r", "model": MODEL, "world": {}, "stages": [{**RATED, **change}]}
+    with pytest.raises(UserError, match=complaint):
+        load_settings(Recipe, whole)
+
+
+def test_ratings_that_nobody_gave_or_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    for ratings, complaint in (
+        (["charm"], r"no answer is rated for \['charm'\]"),
+        (["writer"], "not a number"),
+    ):
+        whole = {"name": "r", "model": MODEL, "world": {}, "stages": [{**RATED, "ratings": ratings}]}
+        with pytest.raises(UserError, match=complaint):
+            run_recipe(load_settings(Recipe, whole).value, tmp_path / ratings[0])
