@@ -17,7 +17,9 @@ from rewardlab.core.types import Message, Prompt, Rollout, Sequence
 from rewardlab.judges.scores import logistic
 from rewardlab.pipeline.recipe import Recipe
 from rewardlab.pipeline.run import run_recipe
+from rewardlab.records.stage import StageRecord
 from rewardlab.rewards.catalog import from_yaml
+from support import save_policy
 
 JUDGES: dict[str, Any] = {
     "fair": {"kind": "of_reward", "reward": "gold"},
@@ -134,3 +136,21 @@ def test_a_function_of_two_texts_is_a_judge(tmp_path: Path) -> None:
 def test_a_judge_that_cannot_work_is_refused_before_the_run(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         recipe(**change)
+
+
+def test_a_policy_learns_from_a_tournament_before_a_judge(tmp_path: Path) -> None:
+    grpo = {
+        **{"kind": "grpo", "reward": "relative", "steps": 1, "prompts_per_step": 2, "samples_per_prompt": 3},
+        **{"max_new_tokens": 12, "train_truncated": True, "data": {"source": "world", "rows": 8}},
+    }
+    whole = {"name": "j", "model": str(save_policy(tmp_path / "model")), "world": {}, "judges": JUDGES}
+    rewards = {"relative": {"kind": "tournament", "judge": "long"}}
+    settings = load_settings(Recipe, {**whole, "rewards": rewards, "stages": [grpo]}).value
+    run_recipe(settings, tmp_path / "run")
+    rows = StageRecord("grpo", tmp_path / "run" / "stages" / "grpo").read_rollouts(1)
+    assert len(rows) == 6
+    for group in {r.group for r in rows}:
+        of_group = [r for r in rows if r.group == group]
+        assert sum(r.score.value for r in of_group if r.score) == pytest.approx(1.5)  # shares of wins
+        ranked = sorted(of_group, key=lambda r: len(r.text.split()))
+        assert ranked[0].score.value <= ranked[-1].score.value
