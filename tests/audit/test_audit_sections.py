@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 from itertools import count
@@ -14,69 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rewardlab.audit import JudgedSubject, ScoredSubject, full_audit
+from audit_cases import (
+    IDLE,
+    PAIRS,
+    SUBJECTS,
+    audit,
+    audit_subject,
+    clean,
+    measures,
+    noise,
+    quality,
+    reward,
+    world,
+)
+from rewardlab.audit import JudgedSubject, ScoredSubject
+from rewardlab.audit.probes import battery
 from rewardlab.audit.sections import SECTIONS, chosen_sections
 from rewardlab.core.errors import UserError
-from rewardlab.core.types import Message, Pair, Rollout, Score
+from rewardlab.core.types import Message, Rollout, Score
 from rewardlab.judges.base import Comparison
-
-SUBJECTS = ("cost", "time", "tools", "risk", "size", "taste", "noise", "repair")
-IDLE = ("People do not talk about it.", "It comes up now and then.", "Some use it.", "Café owners like it.")
-Value = Callable[[str, str], float]
-
-
-def quality(prompt: str, answer: str) -> float:
-    """Subjects that the prompt asks for and the answer says something about."""
-    asked, said = re.findall(r"\w+", prompt), re.findall(r"(\w+) of it", answer)
-    return float(len(set(asked) & set(said)))
-
-
-def world(n: int = 200, seed: int = 0, **meta) -> list[Pair]:
-    rng = np.random.default_rng(seed)
-    pairs = []
-    for i in range(n):
-        asked = [str(s) for s in rng.permutation(SUBJECTS)[:5]]
-        prompt = f"Case {i}: what about {', '.join(asked)}?"
-        texts = []
-        for good in rng.integers(0, 6, 2):
-            parts = [f"The {s} of it is known." for s in asked[:good]]
-            parts += [str(s) for s in rng.choice(IDLE, int(rng.integers(7, 11)) - len(parts))]
-            texts.append(" ".join(str(s) for s in rng.permutation(parts)))
-        values = [quality(prompt, t) for t in texts]
-        win = int(rng.random() >= 1 / (1 + np.exp(values[1] - values[0])))
-        facts = {"gold_chosen": values[win], "gold_rejected": values[1 - win], **meta}
-        chosen, rejected = ((Message("assistant", texts[k]),) for k in (win, 1 - win))
-        pairs.append(Pair((Message("user", prompt),), chosen, rejected, id=str(i), meta=facts))
-    return pairs
-
-
-PAIRS = world()
-
-
-def noise(text: str) -> float:
-    return random.Random(" ".join(text.split())).gauss(0, 0.05)
-
-
-def clean(prompt: str, text: str) -> float:
-    return quality(prompt, text) + noise(prompt + text)
-
-
-def reward(value: Value) -> Callable[[Rows[Rollout]], list[Score]]:
-    return lambda rows: [Score(float(value(r.prompt.messages[-1].content, r.text))) for r in rows]
-
-
-def audit(value: Value, *sections: str, pairs: list[Pair] = PAIRS, **more) -> dict:
-    subject = ScoredSubject("r", reward(value))
-    return audit_subject(subject, *sections, pairs=pairs, **more)
-
-
-def audit_subject(subject, *sections: str, pairs: list[Pair] = PAIRS, **more) -> dict:
-    settings = {"probe_pairs": 80, "attack_calls": 600, **more}
-    return full_audit(subject, pairs, seed=0, sections=chosen_sections(sections), **settings)
-
-
-def measures(card: dict, section: str) -> dict[str, dict]:
-    return {m["name"]: m for m in card["sections"][section]["measures"]}
 
 
 def test_a_clean_reward_passes_every_section_and_the_report_is_json() -> None:
@@ -117,6 +72,11 @@ def test_a_planted_bias_is_caught_by_its_own_probe(name: str) -> None:
     assert found[name]["p"] < 0.001
     assert card["sections"]["bias"]["light"] == "fail"
     assert card["sections"]["bias"]["advice"]
+
+
+def test_every_probe_has_a_planted_defect() -> None:
+    judged = {p.name for p in battery([]) if p.direction not in ("placebo", "shown")}
+    assert judged == {*MARKS, "shuffled", "wrong_prompt"}  # these two have tests of their own
 
 
 def test_order_of_sentences_and_the_prompt_are_probed() -> None:

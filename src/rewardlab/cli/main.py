@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from rewardlab.core.errors import UserError
 
@@ -51,7 +52,6 @@ def _run(
     from rewardlab.pipeline.recipe import Recipe
     from rewardlab.pipeline.run import run_recipe
     from rewardlab.records.atomic import disk_errors
-    from rewardlab.reporting.terminal import summary_table
 
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -72,8 +72,20 @@ def _run(
     if as_json:
         print(json.dumps({**summary, "folder": str(folder)}))
         return
+    _show(summary, folder)
+
+
+def _show(summary: dict[str, Any], folder: Path) -> None:
+    """The numbers, the warnings, and where the pages are."""
+    from rewardlab.reporting.terminal import summary_table
+
+    out = Console()
     out.print(summary_table(summary))
-    out.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    for warning in summary.get("warnings") or []:
+        out.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+    for page in summary.get("pages") or []:
+        out.print(Text(f"{page['title']}: {folder / page['file']}"), soft_wrap=True)
+    out.print(Text(f"report: {folder / 'report.html'}"), soft_wrap=True)
 
 
 @app.command()
@@ -109,11 +121,16 @@ def train(
 
 @app.command()
 def audit(
-    reward: Annotated[str, typer.Argument(help="Reward model folder, or a built-in: gold, length.")],
+    reward: Annotated[
+        str,
+        typer.Argument(
+            help="Reward model folder, a built-in (gold, length), or a reward or judge: file.yaml:name."
+        ),
+    ],
     pairs: Annotated[str, typer.Argument(help="Preference pairs: a file, a hf: id, or `world`.")],
     overrides: Overrides = None,
     against: Annotated[
-        list[str] | None, typer.Option(help="Another reward, audited side by side; may be repeated.")
+        list[str] | None, typer.Option(help="Another reward or judge, side by side; may be repeated.")
     ] = None,
     policy: Annotated[str | None, typer.Option(help="Sample this policy for the best-of-n curve.")] = None,
     name: Annotated[str, typer.Option(help="Name of the run folder.")] = "audit",
@@ -121,14 +138,19 @@ def audit(
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Report card of a reward: accuracy, calibration, bias, invariance, exploitability; what to do."""
+    """Report card of a reward or judge: accuracy, calibration, bias, invariance, exploitability; advice."""
+    from rewardlab.rewards.catalog import from_file
+
+    book = from_file(reward)
+    name_of = reward if book is None else book[1]
     data = {"source": pairs, "split": "heldout"}
-    stage = {"kind": "audit", "reward": reward, "against": against or [], "policy": policy, "data": data}
+    stage = {"kind": "audit", "reward": name_of, "against": against or [], "policy": policy, "data": data}
     recipe: dict[str, Any] = {
         "name": name,
-        "question": f"Can the reward {reward} be trusted?",
+        "question": f"Can {reward} be trusted?",
         "model": policy or reward,
         "stages": [stage],
+        **({} if book is None else book[0].model_dump(mode="json")),
     }
     if pairs == "world":
         recipe["world"] = {}
@@ -191,19 +213,16 @@ def view(
 ) -> None:
     """Print a run's results again and rebuild its report."""
     from rewardlab.reporting.report import build_report
-    from rewardlab.reporting.terminal import summary_table
 
     file = folder / "summary.json"
     if not file.is_file():
         raise UserError(f"{folder} has no summary.json.", "Give a run folder of a finished run.")
     summary = json.loads(file.read_text())
-    report = build_report(folder)
+    build_report(folder)
     if as_json:
         print(json.dumps(summary))
     else:
-        out = Console()
-        out.print(summary_table(summary))
-        out.print(f"report: {report}", soft_wrap=True)
+        _show(summary, folder)
 
 
 @app.command()

@@ -1,13 +1,15 @@
-"""What a judge is."""
+"""What a judge is, and how settings become one."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from rewardlab.core.types import Rollout
+from rewardlab.core.settings import Settings
+from rewardlab.core.types import Rollout, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +47,41 @@ class Judge(Protocol):
     def compare(self, pairs: Sequence[tuple[Rollout, Rollout]]) -> list[Comparison]:
         """One comparison per pair of answers to the same prompt."""
         ...
+
+
+class Scorer(Protocol):
+    """What a judge needs of a reward."""
+
+    name: str
+
+    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """One score per rollout."""
+        ...
+
+
+class Finder(Protocol):
+    """Where the settings of a judge find what they name."""
+
+    def reward(self, name: str) -> Scorer:
+        """A reward by name."""
+        ...
+
+    def judge(self, name: str) -> Judge:
+        """Another judge by name."""
+        ...
+
+
+class JudgeSettings(Settings):
+    """Settings of one kind of judge. A subclass adds `kind: Literal[...]` and its knobs."""
+
+    def references(self) -> list[str]:
+        """Names of the rewards that it is made of."""
+        return []
+
+    def judges(self) -> list[str]:
+        """Names of the judges that it is made of."""
+        return []
+
+    @abstractmethod
+    def build(self, name: str, finder: Finder) -> Judge:
+        """The judge, under this name."""

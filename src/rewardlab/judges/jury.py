@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from pydantic import Field
+
 from rewardlab.core.errors import UserError
 from rewardlab.core.types import Rollout
-from rewardlab.judges.base import Comparison, Judge
+from rewardlab.judges.base import Comparison, Finder, Judge, JudgeSettings
 
 Count = Literal["votes", "mean"]
 
@@ -57,3 +59,25 @@ class Jury:
         total = sum(w for w, _ in votes)
         reason = f"{len(given)} of {len(row)} judges have a verdict" if len(given) < len(row) else ""
         return Comparison(min(1.0, sum(w * v for w, v in votes) / total), reason=reason)
+
+
+class JurySettings(JudgeSettings):
+    """Many judges, each with a weight."""
+
+    kind: Literal["jury"] = "jury"
+    weights: dict[str, float] = Field(min_length=1)
+    """Judge -> weight above 0."""
+    count: Count = "votes"
+    """`votes` counts who wins; `mean` averages the probabilities."""
+    quorum: int = 1
+    """With fewer verdicts the jury abstains."""
+
+    def judges(self) -> list[str]:
+        """The jurors."""
+        return list(self.weights)
+
+    def build(self, name: str, finder: Finder) -> Jury:
+        """The jury."""
+        judges = [finder.judge(j) for j in self.weights]
+        weights = list(self.weights.values())
+        return Jury(judges, weights, name=name, count=self.count, quorum=self.quorum)

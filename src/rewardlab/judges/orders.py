@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rewardlab.core.types import Rollout
-from rewardlab.judges.base import Comparison, Judge
+from rewardlab.judges.base import Comparison, Finder, Judge, JudgeSettings
 
 
 class BothOrders:
@@ -18,8 +19,9 @@ class BothOrders:
     let the order decide again.
     """
 
-    def __init__(self, judge: Judge, *, inconsistent_abstains: bool = False) -> None:
-        self.name, self.judge, self.inconsistent_abstains = judge.name, judge, inconsistent_abstains
+    def __init__(self, judge: Judge, *, inconsistent_abstains: bool = False, name: str = "") -> None:
+        self.name, self.judge = name or judge.name, judge
+        self.inconsistent_abstains = inconsistent_abstains
         self.asked = 0
         self.inconsistent = 0
 
@@ -46,3 +48,22 @@ class BothOrders:
                 Comparison.abstain(reason) if self.inconsistent_abstains else Comparison(mean, reason=reason)
             )
         return Comparison(mean, reason=forward.reason)
+
+
+class BothOrdersSettings(JudgeSettings):
+    """Another judge, asked in both orders and averaged."""
+
+    kind: Literal["both_orders"] = "both_orders"
+    judge: str
+    """The judge that is asked twice."""
+    inconsistent_abstains: bool = False
+    """Abstain where the winner changes with the order."""
+
+    def judges(self) -> list[str]:
+        """The judge that is asked twice."""
+        return [self.judge]
+
+    def build(self, name: str, finder: Finder) -> BothOrders:
+        """The judge."""
+        abstains = self.inconsistent_abstains
+        return BothOrders(finder.judge(self.judge), inconsistent_abstains=abstains, name=name)

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal
 
 from rewardlab.core.errors import UserError
 from rewardlab.core.types import Rollout, Score
-from rewardlab.judges.base import Comparison
-
-
-class Scorer(Protocol):
-    """What a judge needs of a reward."""
-
-    name: str
-
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """One score per rollout."""
-        ...
+from rewardlab.judges.base import Comparison, Finder, JudgeSettings, Scorer
 
 
 def logistic(x: float) -> float:
@@ -33,12 +23,12 @@ class ScoreJudge:
     in. A pair with a failed score is an error; otherwise one with an abstention is an abstention.
     """
 
-    def __init__(self, reward: Scorer, *, temperature: float = 1.0) -> None:
+    def __init__(self, reward: Scorer, *, temperature: float = 1.0, name: str = "") -> None:
         if not temperature >= 0:
             raise UserError(
                 f"the judge's temperature {temperature} is negative.", "0 takes the higher score, 1 is usual."
             )
-        self.name, self.reward, self.temperature = reward.name, reward, temperature
+        self.name, self.reward, self.temperature = name or reward.name, reward, temperature
 
     def compare(self, pairs: Sequence[tuple[Rollout, Rollout]]) -> list[Comparison]:
         """One comparison per pair."""
@@ -61,3 +51,21 @@ class ScoreJudge:
         if self.temperature == 0:
             return Comparison(0.5 + 0.5 * ((gap > 0) - (gap < 0)))
         return Comparison(logistic(gap / self.temperature))
+
+
+class OfRewardSettings(JudgeSettings):
+    """The answer with the higher score of a reward is the likelier winner."""
+
+    kind: Literal["of_reward"] = "of_reward"
+    reward: str
+    """The reward whose scores decide."""
+    temperature: float = 1.0
+    """The difference of scores is divided by it; 0 lets the higher score win outright."""
+
+    def references(self) -> list[str]:
+        """The reward."""
+        return [self.reward]
+
+    def build(self, name: str, finder: Finder) -> ScoreJudge:
+        """The judge."""
+        return ScoreJudge(finder.reward(self.reward), temperature=self.temperature, name=name)

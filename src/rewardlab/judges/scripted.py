@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
+
+from pydantic import Field
 
 from rewardlab.core.types import Rollout
-from rewardlab.judges.base import Comparison
+from rewardlab.execution.functions import load_function
+from rewardlab.judges.base import Comparison, Finder, JudgeSettings
+from rewardlab.judges.scores import logistic
 
 
 class ScriptedJudge:
@@ -29,3 +34,28 @@ class ScriptedJudge:
             return Comparison(float(found))
         except Exception as error:  # the function is the user's, and one bad pair must not spoil the others
             return Comparison.error(f"{self.name}: {type(error).__name__}: {error}")
+
+
+class LongerSettings(JudgeSettings):
+    """Prefers the longer answer, whatever it says: sigmoid((words of first - words of second) / words)."""
+
+    kind: Literal["longer"] = "longer"
+    words: float = Field(default=10.0, gt=0)
+    """A lead of so many words is preferred with probability 0.73."""
+
+    def build(self, name: str, finder: Finder) -> ScriptedJudge:
+        """The judge."""
+        scale = self.words
+        return ScriptedJudge(name, lambda a, b: logistic((len(a.split()) - len(b.split())) / scale))
+
+
+class FunctionJudgeSettings(JudgeSettings):
+    """A function `f(first text, second text)`: how likely the first is better, in [0, 1]; None abstains."""
+
+    kind: Literal["function"] = "function"
+    function: str
+    """`file.py:function`, or `package.module:function`."""
+
+    def build(self, name: str, finder: Finder) -> ScriptedJudge:
+        """The judge."""
+        return ScriptedJudge(name, load_function(self.function))

@@ -16,6 +16,7 @@ from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.core.types import Rollout, Sequence
 from rewardlab.data.peek import format_rendered
+from rewardlab.judges.base import Judge
 from rewardlab.models.engine import Engine, EngineSettings
 from rewardlab.models.loading import (
     Model,
@@ -27,7 +28,7 @@ from rewardlab.models.loading import (
 from rewardlab.pipeline.several import several
 from rewardlab.records.run import Run
 from rewardlab.rewards.answer_style import AnswerStyle
-from rewardlab.rewards.base import Reward
+from rewardlab.rewards.base import Oracle, Reward
 from rewardlab.rewards.catalog import Book
 from rewardlab.rewards.frozen_head import is_frozen_head, load_frozen_head
 from rewardlab.rewards.learned import LearnedReward
@@ -58,6 +59,7 @@ class Context:
     show: Callable[[object], None] = print
     """Where peeked rows go."""
     warnings: list[str] = field(default_factory=list)
+    _told: set[str] = field(default_factory=set)
     _books: weakref.WeakKeyDictionary[Engine, Book] = field(default_factory=weakref.WeakKeyDictionary)
 
     @functools.cached_property
@@ -104,13 +106,32 @@ class Context:
         if name not in self.recipe.rewards:
             return self._other_reward(name, policy)
         if policy is None:
-            return Book(self.recipe.rewards, self._other_reward, self.policy).reward(name)
+            return self._book(self._other_reward).reward(name)
         if policy not in self._books:
             alive = weakref.ref(policy)
-            self._books[policy] = Book(
-                self.recipe.rewards, lambda other: self._other_reward(other, alive()), self.policy
-            )
+            self._books[policy] = self._book(lambda other: self._other_reward(other, alive()))
         return self._books[policy].reward(name)
+
+    def judge(self, name: str) -> Judge:
+        """A judge of the recipe."""
+        return self._book(self._other_reward).judge(name)
+
+    def _book(self, other_reward: Callable[[str], Reward]) -> Book:
+        r = self.recipe
+        return Book(r.rewards, other_reward, self.policy, r.judges, self.warn_once, self.oracle)
+
+    def oracle(self) -> Oracle:
+        """The world's best answer to each of its own prompts."""
+        if self.recipe.world is None:
+            raise UserError("`oracle: world` needs a `world:` section.", "Add `world: {}`, or use `field`.")
+        world = self.world
+        return lambda prompt: [world.best_answer(prompt)] if world.knows(prompt) else []
+
+    def warn_once(self, warning: str) -> None:
+        """Keep a warning that may come again and again in this run, the first time."""
+        if warning not in self._told:
+            self._told.add(warning)
+            self.warnings.append(warning)
 
     def _other_reward(self, name: str, policy: Engine | None = None) -> Reward:
         """The world's `gold`, a built-in reward, or a trained reward model by stage name or folder."""

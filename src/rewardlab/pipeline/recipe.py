@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from rewardlab.core.settings import Settings
+from rewardlab.judges.base import JudgeSettings
+from rewardlab.judges.catalog import AnyJudge
 from rewardlab.models.engine import EngineSettings
 from rewardlab.models.loading import ModelSettings
 from rewardlab.pipeline.context import BUILT_IN_REWARDS
@@ -43,6 +46,7 @@ from rewardlab.pipeline.stages.scratch import ScratchStage
 from rewardlab.pipeline.stages.sft import SFTStage
 from rewardlab.pipeline.stages.system_audit import SystemAuditStage
 from rewardlab.pipeline.stages.win_rates import WinRatesStage
+from rewardlab.rewards.base import RewardSettings
 from rewardlab.rewards.catalog import AnyReward
 from rewardlab.worlds.advice.world import AdviceSettings
 
@@ -101,6 +105,8 @@ class Recipe(Settings):
     engine: EngineSettings = EngineSettings()
     rewards: dict[str, AnyReward] = {}
     """Name -> a reward; stages and other rewards use it by that name."""
+    judges: dict[str, AnyJudge] = {}
+    """Name -> a judge, which compares two answers; audits, tournaments and judges use it by that name."""
     stages: list[AnyStage]
 
     @model_validator(mode="before")
@@ -113,7 +119,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _references(self) -> Recipe:
         """Every name a stage refers to exists by the time it runs: found out now, not after hours."""
-        self._check_rewards()
+        self._check_made()
         earlier = ["base"]
         for number, stage in enumerate(self.stages):
             if stage.name in earlier:
@@ -122,33 +128,58 @@ class Recipe(Settings):
                 raise ValueError(f"stages.{stage.name}: `source: world`, but there is no `world:` section")
             later = [s.name for s in self.stages[number:]]
             for use, name in stage.references():
-                if (problem := self._unknown(name, earlier, later)) is not None:
+                judges = list(self.judges) if use in stage.judged else []
+                if name in judges:
+                    problem = self._unknown_judge(name, earlier, later)
+                else:
+                    problem = self._unknown(name, earlier, later, judges)
+                if problem is not None:
                     raise ValueError(f"stages.{stage.name}.{use}: {problem}")
             earlier.append(stage.name)
         return self
 
-    def _check_rewards(self) -> None:
-        """No name is taken twice, and no reward is made of itself."""
+    def _check_made(self) -> None:
+        """No name is taken twice, and no reward or judge is made of itself."""
         others = ["base", "gold", *BUILT_IN_REWARDS, *(s.name for s in self.stages)]
-        if taken := sorted(set(self.rewards) & set(others)):
-            raise ValueError(f"rewards.{taken[0]}: {taken[0]!r} is something else already; rename the reward")
-        for name in self.rewards:
+        for book, taken in (("rewards", set(others)), ("judges", {*others, *self.rewards})):
+            names: dict[str, Any] = getattr(self, book)
+            if doubles := sorted(taken & set(names)):
+                raise ValueError(f"{book}.{doubles[0]}: {doubles[0]!r} is something else already; rename it")
+        for name in (*self.rewards, *self.judges):
             self._check_circle(name, (name,))
 
     def _check_circle(self, name: str, way: tuple[str, ...]) -> None:
-        for part in self.rewards[name].references():
+        made: dict[str, RewardSettings | JudgeSettings] = {**self.rewards, **self.judges}
+        for part in (*made[name].references(), *made[name].judges()):
             if part in way:
                 circle = " -> ".join([*way[way.index(part) :], part])
-                raise ValueError(f"rewards.{name}: the reward {part!r} is made of itself: {circle}")
-            if part in self.rewards:
+                place = "rewards" if name in self.rewards else "judges"
+                raise ValueError(f"{place}.{name}: {part!r} is made of itself: {circle}")
+            if part in made:
                 self._check_circle(part, (*way, part))
 
-    def _unknown(self, name: str, earlier: list[str], later: list[str]) -> str | None:
+    def _unknown_judge(self, name: str, earlier: list[str], later: list[str]) -> str | None:
+        """What is wrong with the name of a judge, or None; a judge is as good as all that it is made of."""
+        if name not in self.judges:
+            return f"{name!r} is no judge; known: {', '.join(self.judges) or 'none, there is no `judges:`'}"
+        return self._unknown_part(f"judges.{name}", self.judges[name], earlier, later)
+
+    def _unknown_part(
+        self, place: str, made: RewardSettings | JudgeSettings, earlier: list[str], later: list[str]
+    ) -> str | None:
+        found = [self._unknown(p, earlier, later) for p in made.references()]
+        found += [self._unknown_judge(p, earlier, later) for p in made.judges()]
+        return next((f"{place}: {problem}" for problem in found if problem), None)
+
+    def _unknown(
+        self, name: str, earlier: list[str], later: list[str], judges: Sequence[str] = ()
+    ) -> str | None:
         """What is wrong with a reference, or None; a reward is as good as all that it is made of."""
         if name in self.rewards:
-            found = (self._unknown(p, earlier, later) for p in self.rewards[name].references())
-            return next((f"rewards.{name}: {problem}" for problem in found if problem), None)
-        known = [*earlier, *self.rewards, "gold", *BUILT_IN_REWARDS]
+            return self._unknown_part(f"rewards.{name}", self.rewards[name], earlier, later)
+        if name in self.judges:
+            return f"{name!r} is a judge; `kind: tournament` under `rewards:` makes a reward of it"
+        known = [*earlier, *self.rewards, *judges, "gold", *BUILT_IN_REWARDS]
         if name == "gold" and self.world is None:
             return "the reward 'gold' is the world's, and there is no `world:` section"
         if name in known or _is_path(name):

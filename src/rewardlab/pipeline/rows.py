@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -77,6 +78,7 @@ def pairs(context: Context, stage: TrainingStage, tokenizer: Any) -> tuple[list[
             pair.weight,
             pair.margin,
             _deviation(pair) if getattr(stage, "deviation_floor", None) is not None else None,
+            _ratings(pair, names) if (names := getattr(stage, "ratings", None)) else None,
         )
 
     return _both(context, stage, load_pairs, render)
@@ -151,6 +153,21 @@ def _deviation(pair: Pair) -> float:
             "Give it (for a label below 1/2 `deviation_rejected`), or leave deviation_floor out.",
         )
     return float(value)
+
+
+def _ratings(pair: Pair, names: list[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The columns `<name>_chosen` and `<name>_rejected`; NaN where they are missing or null."""
+
+    def rating(column: str) -> float:
+        value = pair.meta.get(column)
+        if value is not None and not isinstance(value, int | float):
+            raise UnrenderableError(
+                f"{pair.place}: `{column}` is {value!r}, not a number.", "Give a number, or null."
+            )
+        return math.nan if value is None else float(value)
+
+    chosen, rejected = (tuple(rating(f"{n}_{side}") for n in names) for side in ("chosen", "rejected"))
+    return chosen, rejected
 
 
 def steps(

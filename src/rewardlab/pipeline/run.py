@@ -16,8 +16,8 @@ from rewardlab.reporting.report import build_report
 
 STAGE_FACTS = ("seconds", "steps", "final")
 """What the summary keeps of every stage; the rest of an outcome goes to its top level."""
-GATHERED = ("warnings", "tables")
-"""Lists that all stages add to."""
+GATHERED = ("warnings", "tables", "pages")
+"""Lists that all stages add to, without what is in them already."""
 
 
 def run_recipe(
@@ -51,7 +51,8 @@ def run_recipe(
         summary |= {k: v for k, v in outcome.items() if k not in (*STAGE_FACTS, *GATHERED)}
         for key in GATHERED:
             if key in outcome:
-                summary.setdefault(key, []).extend(outcome[key])
+                kept = summary.setdefault(key, [])
+                kept += [item for item in outcome[key] if item not in kept]
     summary["stages"] = stages
     run.write_summary(summary)
     build_report(folder)

@@ -12,6 +12,7 @@ from rewardlab.rewards.base import Reward
 from rewardlab.rewards.disentangled import DisentangledReward
 from rewardlab.rewards.ensemble import Ensemble
 from rewardlab.rewards.heads import load_heads
+from rewardlab.rewards.multi_objective import MultiObjectiveReward
 from rewardlab.rewards.shared_trunk import SharedTrunkEnsemble
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ def several(context: Context, name: str, folder: Path, policy: Engine | None) ->
     heads, limit = load_heads(folder), facts["max_tokens"]
     if facts["objective"] == "disentangled":
         return DisentangledReward(name, engine, heads, max_tokens=limit, reads_ids=same)
+    if facts["objective"] == "multi_objective":
+        weighting = load_heads(folder / "gate") if facts["weights"] is None else facts["weights"]
+        return MultiObjectiveReward(name, engine, heads, weighting, max_tokens=limit, reads_ids=same)
     return SharedTrunkEnsemble(
         name,
         engine,

@@ -96,6 +96,7 @@ def _content(run: RunFolder) -> dict[str, Any]:
         "no_metrics": [n for n in names if n not in run.metrics],
         "curves": curves,
         "card": reward_card(card) if card else None,
+        "pages": summary.get("pages") or [],
         "tables": result_tables(summary),
         "samples": samples,
         "all_samples": all_samples,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rewardlab.core.settings import Settings
-from rewardlab.core.types import Rollout, Score
+from rewardlab.core.types import Prompt, Rollout, Score
+from rewardlab.judges.base import Judge
 from rewardlab.models.engine import Engine
 
 
@@ -25,15 +26,27 @@ class Reward(Protocol):
         ...
 
 
+Oracle = Callable[[Prompt], list[str]]
+"""The best known answers to a prompt; none for a prompt that it does not know."""
+
+
 class Resolver(Protocol):
-    """Where the settings of a reward find what they name: other rewards, policies, trained reward heads."""
+    """Where the settings of a reward find what they name: other rewards, judges, policies, the oracle."""
 
     def reward(self, name: str) -> Reward:
         """A reward by name: of the recipe, built in, of a stage, or a model folder."""
         ...
 
+    def judge(self, name: str) -> Judge:
+        """A judge of the recipe by name."""
+        ...
+
     def policy(self, name: str) -> Engine:
         """A causal LM: `base`, a stage's output or a model folder."""
+        ...
+
+    def oracle(self) -> Oracle:
+        """The best answers of the recipe's world."""
         ...
 
 
@@ -42,6 +55,10 @@ class RewardSettings(Settings):
 
     def references(self) -> list[str]:
         """Names of the rewards and policies that it is made of."""
+        return []
+
+    def judges(self) -> list[str]:
+        """Names of the judges that it asks."""
         return []
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rewardlab.core.types import Rollout, Score
 from rewardlab.core.types import Sequence as Tokens
-from rewardlab.rewards.base import Resolver, Reward, RewardSettings
+from rewardlab.rewards.base import Oracle, Resolver, Reward, RewardSettings
 
 
 class CycleConsistency:
@@ -20,7 +20,7 @@ class CycleConsistency:
     `invalid` with the part `valid` 0: it is the answer's failure. A missing x is an error.
 
     A policy can agree with its decoder on a private code; keep the decoder fixed and its input language
-    narrow, and measure with another one.
+    narrow, and measure with another one. `warning` says so.
     """
 
     def __init__(
@@ -34,6 +34,9 @@ class CycleConsistency:
     ) -> None:
         self.name, self.decode, self.similarity = name, decode, similarity
         self.field, self.invalid = field, invalid
+        self.warning = (
+            f"{name} pays for whatever its decoder reads, a private code too; measure with another."
+        )
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score per rollout; all are decoded in one call and compared in one."""
@@ -62,13 +65,16 @@ class Regret:
     """best - value: how far an answer stays behind the best that an oracle reaches on the same prompt.
 
     The oracle's answers stand in the prompt's meta under `field`, as texts that `reward` scores too or as
-    numbers on its scale; the best of them counts. Pays a proposer of tasks for tasks that can be solved and
-    are not: an impossible task has a poor oracle and no regret. Negative where the answer beats the oracle.
-    Without an oracle: an error. Where `reward` has no value, neither has this.
+    numbers on its scale, or `oracle` gives them for a prompt; the best of them counts. Pays a proposer of
+    tasks for tasks that can be solved and are not: an impossible task has a poor oracle and no regret.
+    Negative where the answer beats the oracle. Without an oracle: an error. Where `reward` has no value,
+    neither has this.
     """
 
-    def __init__(self, name: str, reward: Reward, *, field: str = "oracle") -> None:
-        self.name, self.reward, self.field = name, reward, field
+    def __init__(
+        self, name: str, reward: Reward, *, field: str = "oracle", oracle: Oracle | None = None
+    ) -> None:
+        self.name, self.reward, self.field, self.oracle = name, reward, field, oracle
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score per rollout; the oracle's texts are scored in the same call."""
@@ -88,6 +94,8 @@ class Regret:
         return [self._score(r, s, b) for r, s, b in zip(rollouts, own, best, strict=True)]
 
     def _oracle(self, rollout: Rollout) -> list[str | float]:
+        if self.oracle is not None:
+            return list(self.oracle(rollout.prompt))
         known = rollout.prompt.meta.get(self.field, ())
         return [known] if isinstance(known, str | float | int) else list(known)
 
@@ -95,7 +103,8 @@ class Regret:
         if score.value is None:
             return score
         if not best:
-            return Score.error(f"{rollout.prompt.place}: {self.name}: no oracle value in {self.field!r}")
+            where = "of this prompt" if self.oracle else f"in {self.field!r}"
+            return Score.error(f"{rollout.prompt.place}: {self.name}: no oracle value {where}")
         top = max(best)
         return Score(
             top - score.value, parts={self.name: top - score.value, "value": score.value, "best": top}
@@ -108,6 +117,8 @@ class RegretSettings(RewardSettings):
     kind: Literal["regret"] = "regret"
     reward: str
     """The reward that values both."""
+    oracle: Literal["field", "world"] = "field"
+    """`field`: in the prompt's meta; `world`: the best answer that the recipe's world knows."""
     field: str = "oracle"
     """Meta field of the prompt with the oracle's texts or values."""
 
@@ -117,4 +128,5 @@ class RegretSettings(RewardSettings):
 
     def build(self, name: str, resolver: Resolver) -> Regret:
         """The reward."""
-        return Regret(name, resolver.reward(self.reward), field=self.field)
+        oracle = resolver.oracle() if self.oracle == "world" else None
+        return Regret(name, resolver.reward(self.reward), field=self.field, oracle=oracle)

@@ -104,7 +104,7 @@ class Diversity:
     closer than `threshold` are in one class and classes are transitive.
 
     All but `distinct` compare answers of one group; in a group of one they abstain. Paid alone, any of these
-    rewards nonsense: multiply with a quality (`QualityDiversity`).
+    rewards nonsense: multiply with a quality (`QualityDiversity`). `warning` says so.
     """
 
     def __init__(
@@ -121,6 +121,7 @@ class Diversity:
         self.name, self.n, self.threshold = name, n, threshold
         self.measure: Measure = measure
         self.distances: Distances = distances or (lambda texts: ngram_distances(texts, n))
+        self.warning = f"{name} pays for being different; alone it rewards nonsense, so give it a `quality`."
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """One score per rollout."""

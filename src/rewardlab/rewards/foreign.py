@@ -15,9 +15,10 @@ from typing import Any, Literal
 import torch
 
 from rewardlab.core.types import Rollout, Score
+from rewardlab.execution.functions import load_function
 from rewardlab.rewards.base import Resolver, Reward, RewardSettings
 from rewardlab.rewards.composable import Composable
-from rewardlab.rewards.rules.function import load_function, score_of
+from rewardlab.rewards.rules.function import score_of
 from rewardlab.rewards.texts import Text, columns, to_rollouts
 
 

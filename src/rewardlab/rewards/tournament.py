@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from rewardlab.core.draws import generator_for
 from rewardlab.core.errors import UserError
@@ -163,11 +164,13 @@ def given_text(rollout: Rollout, text: str) -> Rollout:
 
 
 class TournamentSettings(RewardSettings):
-    """Answers of a group, or fixed anchor texts, compared by the scores of another reward."""
+    """Answers of a group, or fixed anchor texts, compared by a judge or by the scores of another reward."""
 
     kind: Literal["tournament"] = "tournament"
-    reward: str
+    reward: str | None = None
     """The reward whose scores decide: sigmoid of their difference over `temperature`."""
+    judge: str | None = None
+    """The judge that decides, in place of `reward`."""
     temperature: float = 1.0
     """0 lets the higher score win outright."""
     strength: Strength = "win_share"
@@ -184,11 +187,25 @@ class TournamentSettings(RewardSettings):
 
     def references(self) -> list[str]:
         """The reward that decides."""
-        return [self.reward]
+        return [] if self.reward is None else [self.reward]
+
+    def judges(self) -> list[str]:
+        """The judge that decides."""
+        return [] if self.judge is None else [self.judge]
+
+    @model_validator(mode="after")
+    def _one_decides(self) -> TournamentSettings:
+        if (self.reward is None) == (self.judge is None):
+            raise ValueError("a tournament needs either `reward` or `judge`, to decide who wins")
+        return self
 
     def build(self, name: str, resolver: Resolver) -> Tournament | AnchoredTournament:
         """The tournament."""
-        judge: Judge = ScoreJudge(resolver.reward(self.reward), temperature=self.temperature)
+        judge: Judge
+        if self.judge is not None:
+            judge = resolver.judge(self.judge)
+        else:
+            judge = ScoreJudge(resolver.reward(self.reward or ""), temperature=self.temperature)
         if self.flip_rate:
             judge = NoisyJudge(judge, rate=self.flip_rate, seed=self.seed)
         if self.position_shift:

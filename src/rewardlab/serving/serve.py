@@ -5,15 +5,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 
 from rewardlab.core.errors import UserError
-from rewardlab.core.recipes import load_settings
 from rewardlab.models.engine import EngineSettings
 from rewardlab.models.loading import ModelSettings
 from rewardlab.pipeline.context import BUILT_IN_REWARDS, trained_reward
 from rewardlab.rewards.base import Reward
-from rewardlab.rewards.catalog import Book, RewardsFile
+from rewardlab.rewards.catalog import Book, from_file
 from rewardlab.serving.settings import ServerSettings
 
 
@@ -24,16 +22,10 @@ def find_reward(name: str) -> Reward:
     """
     if name in BUILT_IN_REWARDS:
         return BUILT_IN_REWARDS[name]()
-    file, suffix, wanted = name.partition(".yaml")
-    if not suffix:
+    if (found := from_file(name)) is None:
         return trained_reward(name, ModelSettings(path=name), EngineSettings())
-    found = load_settings(RewardsFile, Path(f"{file}.yaml")).value.rewards
-    wanted = wanted.lstrip(":") or (next(iter(found)) if len(found) == 1 else "")
-    if wanted not in found:
-        raise UserError(
-            f"{name!r} does not say which reward.", f"Add `:name`; there are: {', '.join(found)}."
-        )
-    return Book(found, find_reward).reward(wanted)
+    file, wanted = found
+    return Book(file.rewards, find_reward, judges=file.judges).reward(wanted)
 
 
 def is_loopback(host: str) -> bool:

@@ -22,6 +22,8 @@ class PairRow:
     margin: float | None = None
     deviation: float | None = None
     """How unlike the prompt's other answers the chosen one is, in [-1, 1], if known."""
+    ratings: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Ratings of the chosen and of the rejected answer, NaN where nobody rated, if a stage reads them."""
 
 
 def pack_pairs(rows: Rows[PairRow]) -> Batch:

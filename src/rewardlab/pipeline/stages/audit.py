@@ -1,4 +1,4 @@
-"""The report card of a reward, or of several side by side, on held-out pairs."""
+"""The report card of a reward or judge, or of several side by side, on held-out pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -39,11 +39,13 @@ Subject = ScoredSubject | JudgedSubject
 class AuditStage(Stage):
     """Is the reward right, calibrated, biased, stable, exploitable?"""
 
+    judged: ClassVar[tuple[str, ...]] = ("reward", "against")
     kind: Literal["audit"] = "audit"
     reward: str = "reward"
-    """Stage name of a reward model, a model folder, or a built-in reward."""
+    """Stage name of a reward model, a model folder, a built-in reward, or a name under the recipe's
+    `rewards:` or `judges:`."""
     against: list[str] = []
-    """Other rewards to audit on the same pairs, side by side."""
+    """Other rewards or judges to audit on the same pairs, side by side."""
     data: Sources
     policy: str | None = None
     """Sample this policy for the best-of-n curve: `base`, a stage name or a model folder."""
@@ -75,7 +77,7 @@ class AuditStage(Stage):
     max_new_tokens: int = Field(default=64, ge=1)
 
     def references(self) -> list[tuple[str, str]]:
-        """The rewards and the policy."""
+        """The rewards or judges, and the policy."""
         named = [("reward", self.reward), *(("against", r) for r in self.against)]
         named += [("policy", self.policy)] if self.policy and self.policy != "base" else []
         return [*named, *([("reference", self.reference)] if self.reference else [])]
@@ -122,16 +124,20 @@ class AuditStage(Stage):
         write_text(context.run.folder / f"{self.name}.json", json.dumps(page, indent=1, allow_nan=False))
         write_text(context.run.folder / f"{self.name}.html", audit_page(page))
         lights = {name: card["verdict"]["light"] for name, card in cards.items()}
-        return {"reward_model": cards[self.reward], "audit": {"page": f"{self.name}.html", "lights": lights}}
+        file = f"{self.name}.html"
+        return {
+            "reward_model": cards[self.reward],
+            "audit": {"page": file, "lights": lights},
+            "pages": [{"title": title, "file": file}],
+        }
 
     def _subject(self, context: Context, name: str, task: Task, *, variant: str = "") -> Subject:
         """The reward or judge with its cache in the stage's folder."""
-        reward: Any = context.reward(name)
         slug = re.sub(r"\W+", "-", f"{name} {variant}".strip())
         file = context.run.stage(self.name).folder / f"scores-{slug}.jsonl"
-        if hasattr(reward, "compare"):
-            return JudgedSubject(_Counted(reward, task), file=file)
-        return ScoredSubject(name, _Counted(reward, task).score, file=file)
+        if name in context.recipe.judges:
+            return JudgedSubject(_Counted(context.judge(name), task), file=file)
+        return ScoredSubject(name, _Counted(context.reward(name), task).score, file=file)
 
     def _variants(self, context: Context, name: str, task: Task) -> dict[str, ScoredSubject]:
         """The same reward model under other chat templates."""
@@ -159,6 +165,10 @@ class AuditStage(Stage):
         )
         return to_rollouts(prompts, groups, engine)
 
+    def _other(self, context: Context) -> str | None:
+        """The first of `against` that scores answers."""
+        return next((name for name in self.against if name not in context.recipe.judges), None)
+
     def _curve(
         self,
         context: Context,
@@ -170,7 +180,7 @@ class AuditStage(Stage):
         """The audited reward picks, the reference judges; None without answers or without a reference."""
         if isinstance(subject, JudgedSubject):
             return None
-        name = self.reference or ("gold" if of_world else next(iter(self.against), None))
+        name = self.reference or ("gold" if of_world else self._other(context))
         answers, gold = (sampled, None) if sampled else _several(pairs)
         if not answers or name == subject.name or (name is None and gold is None):
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, model_validator
@@ -60,6 +60,8 @@ class ProbeSettings(Settings):
 class Stage(Settings):
     """One entry of a recipe's `stages`: its settings, and how to run it."""
 
+    judged: ClassVar[tuple[str, ...]] = ()
+    """Settings that may name a judge of the recipe in place of a reward."""
     name: str = ""
     """Unique in the recipe; the stage's kind where it is left out."""
 

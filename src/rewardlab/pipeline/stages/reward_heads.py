@@ -1,4 +1,4 @@
-"""Heads on the frozen states of one model: an ensemble, or quality apart from length."""
+"""Heads on the frozen states of one model: an ensemble, quality apart from length, or one for each rating."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rewardlab.core.errors import UserError
 from rewardlab.objectives.reward.disentangled import correlation
 from rewardlab.pipeline import rows
+from rewardlab.pipeline.rated import fit_rated, measure_rated
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, Sources, Stage, StageData
 from rewardlab.records.atomic import write_folder, write_text
@@ -44,12 +45,18 @@ class RewardHeadsStage(Stage):
     """Rows to measure on; without it `data.heldout_fraction` sets some aside."""
     max_tokens: int = 1024
     """Longer rows lose the left end of their prompt."""
-    objective: Literal["ensemble", "disentangled"] = "ensemble"
-    """`ensemble`: heads on bootstraps of the pairs. `disentangled`: a quality and a length head (ODIN)."""
+    objective: Literal["ensemble", "disentangled", "multi_objective"] = "ensemble"
+    """`ensemble`: heads on bootstraps of the pairs. `disentangled`: a quality and a length head (ODIN).
+    `multi_objective`: a head for each of `ratings`, and their weighted sum."""
+    ratings: list[str] = []
+    """What answers are rated by: `helpful` reads a pair's `helpful_chosen` and `helpful_rejected`. An answer
+    without a rating is left out of that head's fit."""
+    weights: dict[str, float] | None = None
+    """Of each rating in the value; left out, a gate that reads the prompt is fitted to the preferences."""
     members: int = Field(default=8, ge=2)
     """Heads of an ensemble."""
     rank: int = Field(default=0, ge=0)
-    """Rank of each member's non-linear adapter; 0: linear heads."""
+    """Rank of each head's non-linear adapter, of members and ratings; 0: linear heads."""
     bootstrap: bool = True
     """Each head of an ensemble has its own bootstrap of the pairs; else they differ by their start alone."""
     aggregate: Literal["mean", "min", "mean_minus_std", "mean_minus_variance"] = "mean"
@@ -65,6 +72,14 @@ class RewardHeadsStage(Stage):
     learning_rate: float = 0.01
     decay: float = 1e-2
     """Weight of the squared parameters."""
+
+    @model_validator(mode="after")
+    def _rated(self) -> RewardHeadsStage:
+        if (self.objective == "multi_objective") != bool(self.ratings):
+            raise ValueError("`objective: multi_objective` and `ratings` go together; give both or neither")
+        if self.weights is not None and set(self.weights) != set(self.ratings):
+            raise ValueError(f"give each of the ratings {self.ratings} one weight (0 leaves it out)")
+        return self
 
     def references(self) -> list[tuple[str, str]]:
         """The trunk."""
@@ -92,12 +107,17 @@ class RewardHeadsStage(Stage):
             "decay": self.decay,
         }
         width = chosen.shape[1]
+        gate = None
         if self.objective == "ensemble":
             names = [f"head_{k}" for k in range(self.members)]
             heads = Heads(width, names, rank=self.rank, seed=seed)
             loss = fit_preferences(
                 heads, chosen, rejected, label, bootstrap=self.bootstrap, seed=seed, **options
             )
+        elif self.objective == "multi_objective":
+            heads = Heads(width, self.ratings, rank=self.rank, seed=seed)
+            gate = Heads(width, self.ratings, seed=seed) if self.weights is None else None
+            loss = fit_rated(heads, gate, engine, train, (chosen, rejected, label), **options)
         else:
             heads = Heads(width, NAMES, seed=seed)
             loss = fit_disentangled(
@@ -110,7 +130,7 @@ class RewardHeadsStage(Stage):
                 orthogonal_weight=self.orthogonal_weight,
                 **options,
             )
-        final = {"loss": loss, **(self._measure(heads, engine, held_out) if held_out else {})}
+        final = {"loss": loss, **(self._measure(heads, gate, engine, held_out) if held_out else {})}
         record = context.run.stage(self.name)
         record.truncate_to(0)
         record.metrics(self.steps, **final)
@@ -118,18 +138,26 @@ class RewardHeadsStage(Stage):
         if Path(trunk).is_dir():  # so that the run folder can be moved
             trunk = os.path.relpath(trunk, record.output)
         facts = {"trunk": trunk, "objective": self.objective, "max_tokens": self.max_tokens}
-        facts |= {"aggregate": self.aggregate, "penalty": self.penalty}
+        facts |= {"aggregate": self.aggregate, "penalty": self.penalty, "weights": self.weights}
 
         def write(folder: Path) -> None:
             save_heads(heads, folder)
+            if gate is not None:
+                save_heads(gate, folder / "gate")
             write_text(folder / "reward_heads.json", json.dumps(facts))
 
         write_folder(record.output, write)
         return {"steps": self.steps, "seconds": time.perf_counter() - started, "final": final}
 
-    def _measure(self, heads: Heads, engine: Engine, held_out: list[PairRow]) -> dict[str, float]:
+    def _measure(
+        self, heads: Heads, gate: Heads | None, engine: Engine, held_out: list[PairRow]
+    ) -> dict[str, float]:
         """Accuracy of the reward on held-out pairs, and what its heads make of length or of each other."""
         chosen, rejected, label = _states(engine, held_out)
+        if self.objective == "multi_objective":
+            weighting = gate or self.weights or {}
+            rated = measure_rated(heads, weighting, engine, held_out, (chosen, rejected, label))
+            return {f"eval_{k}": v for k, v in rated.items()}
         with torch.no_grad():
             a, b = heads(chosen), heads(rejected)
         sign = torch.sign(label - 0.5)

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from rewardlab.core.errors import UserError
 from rewardlab.core.types import Rollout, Score
-from rewardlab.execution.child import load
+from rewardlab.execution.functions import load_function
 from rewardlab.execution.worker import WorkerPool
 from rewardlab.rewards.base import Resolver, RewardSettings
 from rewardlab.rewards.composable import Composable
-
-
-def load_function(target: str) -> Callable[..., Any]:
-    """The function that `file.py:function` or `package.module:function` names, or a UserError."""
-    place, _, name = target.rpartition(":")
-    if not place or not name:
-        raise UserError(f"{target!r} names no function.", "Write it as `file.py:function`.")
-    if place.endswith(".py") and not Path(place).is_file():
-        raise UserError(f"there is no file {place!r}.", "Give a path from the folder you run in.")
-    try:
-        found = load(target)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise UserError(f"{target!r} cannot be imported: {error}.", "Check file and name.") from error
-    return found
 
 
 class FunctionSettings(RewardSettings):

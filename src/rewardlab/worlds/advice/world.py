@@ -140,6 +140,10 @@ class AdviceWorld:
         """The true probability that the labeller prefers answer a to answer b."""
         return self.labeller.probability(self._seen(prompt, a), self._seen(prompt, b))
 
+    def knows(self, prompt: Prompt) -> bool:
+        """Whether the prompt is a question of this world."""
+        return self.gold.score_text("", prompt.meta).status == "ok"
+
     def best_answer(self, prompt: Prompt) -> str:
         """An answer with the highest gold value, 1: each requested fact once, nothing else."""
         facts = self.topics.facts[prompt.meta["topic"]]
