@@ -21,7 +21,7 @@ from rewardlab.pipeline.recipe import Recipe
 from rewardlab.pipeline.run import run_recipe
 from rewardlab.records.run import Run
 from rewardlab.rewards.label_units import in_label_units
-from rewardlab.worlds.advice.world import AdviceWorld
+from rewardlab.worlds.advice.world import AdviceSettings, AdviceWorld
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
 BASE = {"name": "kinds", "model": "embedded:advice-base", "world": {}}
@@ -102,6 +102,17 @@ def test_the_world_rates_answers(tmp_path: Path, head: str) -> None:
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
+def test_ratings_are_the_labellers() -> None:
+    """One world, two tastes: the same answers, other ratings; without bias and noise a rating is the gold."""
+    fair = {"gold_scale": 2.0, "length_bias": 0.0, "opener_bias": 0.0, "noise": 0.0}
+    biased, unbiased = AdviceWorld(), AdviceWorld(AdviceSettings.model_validate({"labeller": fair}))
+    rows, plain = (w.ratings(20, split="train", seed=1) for w in (biased, unbiased))
+    assert [r.messages for r in rows] == [r.messages for r in plain]
+    assert all(r.meta["label"] == 2 * r.meta["gold"] for r in plain)
+    assert all(r.meta["label"] != 2 * r.meta["gold"] for r in rows)
+    assert biased.ratings(5, split="train", seed=1) == rows[:5]
+
+
 def test_expected_grades_and_labels_by_hand() -> None:
     regression = in_label_units({"head": "regression", "mean": 3.0, "sd": 2.0})
     assert [regression(s) for s in (-1.0, 0.0, 1.5)] == [1.0, 3.0, 6.0]
@@ -124,8 +135,8 @@ def answered(labels: list[object]) -> list[dict[str, Any]]:
     [
         ([1, "good"], {}, r"rows.jsonl:2: `label` is 'good', not a number"),
         ([1, float("nan")], {}, r"rows.jsonl:2: `label` is nan"),
-        ([0, 3], {"head": "binary"}, r"rows.jsonl:2: `label` is 3.*no probability"),
-        ([0, 1.5], {"head": "ordinal"}, r"rows.jsonl:2: `label` is 1.5.*no whole number"),
+        ([0, 3], {"head": "binary"}, r"rows.jsonl:2: `label` is 3, not a probability"),
+        ([0, 1.5], {"head": "ordinal"}, r"rows.jsonl:2: `label` is 1.5, not a whole number"),
         ([2, 2], {}, "all 2 training labels are 2"),
         ([0, 5000], {"head": "ordinal"}, "from 0 to 5000"),
         ([0, 1], {"head": "binary", "edges": [0.2, 0.5]}, "takes one of `edges`"),

@@ -159,7 +159,10 @@ def rated(
         try:
             wanted = target(float(label))
         except ValueError as problem:
-            raise UnrenderableError(f"{row.place}: `label` is {label!r}.", f"It {problem}.") from problem
+            raise UnrenderableError(
+                f"{row.place}: `label` is {label!r}, {problem}.",
+                "Cut numbers into grades with `edges`, or choose another `head`.",
+            ) from problem
         answer = _Judged(row.messages[:-1], row.messages[-1:], wanted, row.place)
         return RatedRow(tally.add(render_example(tokenizer, answer.example(), stage.max_tokens)), wanted)
 

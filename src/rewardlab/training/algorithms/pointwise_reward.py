@@ -74,9 +74,9 @@ class PointwiseRewardSettings(Settings):
         if self.edges:
             return float(sum(edge <= label for edge in self.edges))
         if self.head == "binary" and not 0 <= label <= 1:
-            raise ValueError("is no probability; set one of `edges` between bad and good")
+            raise ValueError("not a probability")
         if self.head == "ordinal" and label != round(label):
-            raise ValueError("is no whole number; cut such labels into grades with `edges`")
+            raise ValueError("not a whole number")
         return label
 
 
