@@ -1,4 +1,4 @@
-"""Every block of docs/rewards.md runs, and its table names every kind."""
+"""The blocks of docs/rewards.md run (those on training in test_reward_kinds), and its table names every kind."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["compose", "foreign"])
+@pytest.mark.parametrize("code", blocks("python")[:2], ids=["compose", "foreign"])
 def test_python_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(code, "rewards.md", "exec"), {})
     assert re.search(r"value=1\.9|\[1\.0\]", capsys.readouterr().out)
 
 
 def test_the_section_is_one_of_a_recipe() -> None:
-    section, _ = blocks("yaml")
+    section = blocks("yaml")[0]
     recipe = {"name": "r", "model": "m", "stages": [], **yaml.safe_load(section)}
     assert list(load_settings(Recipe, recipe).value.rewards)[-1] == "safe"
 
 
 def test_the_judges_are_all_kinds_and_a_part_of_a_recipe() -> None:
-    _, section = blocks("yaml")
+    section = blocks("yaml")[1]
     settings = RewardsFile.model_validate(yaml.safe_load(section))
     data = {"kind": "audit", "reward": "first", "against": ["best_of_group"], "data": {"source": "a.jsonl"}}
     recipe = {"name": "r", "model": "m", "stages": [data], **yaml.safe_load(section)}

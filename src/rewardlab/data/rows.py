@@ -122,7 +122,10 @@ def to_example(row: Mapping[str, Any], place: str, columns: Mapping[str, str]) -
         raise BadRowError("no assistant message to train on")
     if not said[-1].strip():
         raise BadRowError("the last answer is empty")
-    return Example(messages, trained, identity(messages, trained), fields.meta(), place)
+    meta = fields.meta()
+    if "label" in columns:  # a verdict on the answer, or its rating
+        meta["label"] = fields.need("label")
+    return Example(messages, trained, identity(messages, trained), meta, place)
 
 
 def to_prompt(row: Mapping[str, Any], place: str, columns: Mapping[str, str]) -> Prompt:

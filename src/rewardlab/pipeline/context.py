@@ -31,6 +31,7 @@ from rewardlab.rewards.answer_style import AnswerStyle
 from rewardlab.rewards.base import Oracle, Reward
 from rewardlab.rewards.catalog import Book
 from rewardlab.rewards.frozen_head import is_frozen_head, load_frozen_head
+from rewardlab.rewards.label_units import in_label_units
 from rewardlab.rewards.learned import LearnedReward
 from rewardlab.rewards.process import ProcessReward
 from rewardlab.rewards.rules import NumericAnswer, TextLength
@@ -192,4 +193,5 @@ def trained_reward(
         max_tokens=facts.get("max_tokens"),
         reads_ids=policy is not None and same_tokenizer(policy.model, judge.model),
         whole=not facts,
+        unit=in_label_units(facts["labels"]) if "labels" in facts else float,
     )

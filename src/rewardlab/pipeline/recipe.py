@@ -37,6 +37,7 @@ from rewardlab.pipeline.stages.judge_audit import JudgeAuditStage
 from rewardlab.pipeline.stages.kto import KTOStage
 from rewardlab.pipeline.stages.on_policy_distill import OnPolicyDistillStage
 from rewardlab.pipeline.stages.online_dpo import OnlineDPOStage
+from rewardlab.pipeline.stages.pointwise_reward import PointwiseRewardStage
 from rewardlab.pipeline.stages.ppo import PPOStage
 from rewardlab.pipeline.stages.process_reward import ProcessRewardStage
 from rewardlab.pipeline.stages.rejection_sampling import RejectionSamplingStage
@@ -56,6 +57,7 @@ AnyStage = Annotated[
     | RewardStage
     | RewardEnsembleStage
     | RewardHeadsStage
+    | PointwiseRewardStage
     | ProcessRewardStage
     | DPOStage
     | ORPOStage

@@ -36,6 +36,7 @@ from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import ProbeSettings, StageData, TrainingStage
 from rewardlab.rollout.sampler import SamplerSettings
 from rewardlab.training.algorithms.kto import AnswerRow
+from rewardlab.training.algorithms.pointwise_reward import RatedRow
 from rewardlab.training.algorithms.process_reward import StepRow
 from rewardlab.training.demonstrations import prompt_ids
 from rewardlab.training.pairs import PairRow
@@ -142,6 +143,31 @@ def _of_example(row: Example) -> _Judged:
             "Map the column with `columns: {label: ...}`, or use `rows_are: pairs`.",
         )
     return _Judged(row.messages[:-1], row.messages[-1:], float(label), row.place)
+
+
+def rated(
+    context: Context, stage: TrainingStage, tokenizer: Any, target: Callable[[float], float]
+) -> tuple[list[RatedRow], list[RatedRow]]:
+    """Rendered training and held-out answers with `target` of their `label`, a number or true or false."""
+
+    def render(row: Example, tally: _Tally) -> RatedRow:
+        label = row.meta.get("label")
+        if not isinstance(label, int | float) or not math.isfinite(label):
+            raise UnrenderableError(
+                f"{row.place}: `label` is {label!r}, not a number.",
+                "Map the column with `columns: {label: ...}`.",
+            )
+        try:
+            wanted = target(float(label))
+        except ValueError as problem:
+            raise UnrenderableError(
+                f"{row.place}: `label` is {label!r}, {problem}.",
+                "Cut numbers into grades with `edges`, or choose another `head`.",
+            ) from problem
+        answer = _Judged(row.messages[:-1], row.messages[-1:], wanted, row.place)
+        return RatedRow(tally.add(render_example(tokenizer, answer.example(), stage.max_tokens)), wanted)
+
+    return _both(context, stage, load_ratings, render)
 
 
 def _deviation(pair: Pair) -> float:
@@ -260,6 +286,17 @@ def load_examples(context: Context, data: StageData, use: str) -> Loaded[Example
         return context.world.demonstrations(data.rows, split=data.split, seed=seed)
 
     return _load(context, data, use, read_examples, of_world)
+
+
+def load_ratings(context: Context, data: StageData, use: str) -> Loaded[Example]:
+    """Answers with a number in `meta["label"]`."""
+    return _load(
+        context,
+        data,
+        use,
+        read_examples,
+        lambda seed: context.world.ratings(data.rows, split=data.split, seed=seed),
+    )
 
 
 def load_pairs(context: Context, data: StageData, use: str) -> Loaded[Pair]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rewardlab.core.batch import Batch
 from rewardlab.core.types import Rollout, Score
@@ -15,6 +15,7 @@ from rewardlab.rewards.reading import Reader, score_readable
 class LearnedReward:
     """Score of a sequence-classification model with one label, at the last real token, minus `offset`.
 
+    `unit` turns that raw score into the unit of the labels first, where the training had labels with a unit.
     `reads_ids`, `max_tokens` (as in its training) and `whole` (as public reward models expect) are those of
     `Reader`. A text that cannot be rendered is an error of that rollout alone. Never depends on batch or
     padding.
@@ -29,9 +30,10 @@ class LearnedReward:
         max_tokens: int | None = None,
         reads_ids: bool = False,
         whole: bool = False,
+        unit: Callable[[float], float] = float,
     ) -> None:
         self.name = name
-        self.engine, self.offset = engine, offset
+        self.engine, self.offset, self.unit = engine, offset, unit
         self._tokens = Reader(engine.model.tokenizer, max_tokens, reads_ids, whole)
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
@@ -44,4 +46,5 @@ class LearnedReward:
     def _score(self, value: float) -> Score:
         if not math.isfinite(value):
             return Score.error(f"{self.name}: the reward model gave {value}")
-        return Score(value - self.offset, parts={self.name: value - self.offset})
+        value = self.unit(value) - self.offset
+        return Score(value, parts={self.name: value})

@@ -27,8 +27,8 @@ Outcome = dict[str, Any]
 class StageData(DataSettings):
     """Rows of a stage: a file or dataset, or `world` for rows made by the recipe's world.
 
-    `world` gives demonstrations, pairs or prompts as the stage needs them; `world:base_text` gives text
-    of every quality.
+    `world` gives demonstrations, pairs, rated answers or prompts as the stage needs them; `world:base_text`
+    gives text of every quality.
     """
 
     rows: int = 1000

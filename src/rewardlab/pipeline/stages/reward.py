@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from rewardlab.core.errors import UserError
 from rewardlab.models.engine import Engine
 from rewardlab.models.loading import add_lora, load_reward_model
 from rewardlab.pipeline import rows
@@ -29,6 +31,11 @@ class PreferenceStage(TrainingStage):
     pairs_per_step: int = 32
     centring: float = 0.01
     """Weight of (s_chosen + s_rejected)^2, which keeps scores around zero."""
+    margin_scale: float = Field(default=1.0, ge=0)
+    """By how much the chosen answer must win: this times the pair's column `margin`, 0 where it has none."""
+    smoothing_rate: float = Field(default=0.0, ge=0, le=1)
+    """How far the labels move towards the model's own probabilities after each epoch (iterative data
+    smoothing); 0 leaves them."""
 
     def fresh(self, context: Context, seed: int) -> Engine:
         """The model to train, its head and adapters drawn from the seed."""
@@ -49,6 +56,7 @@ class PreferenceStage(TrainingStage):
             pairs_per_step=self.pairs_per_step,
             centring=self.centring,
             seed=seed,
+            smoothing_rate=self.smoothing_rate,
         )
         outcome = self.fit(context, algorithm)
         scores = engine.frozen_scores(pack_pairs(held_out or train))
@@ -60,7 +68,17 @@ class PreferenceStage(TrainingStage):
         """Training and held-out pairs."""
         train, held_out = rows.pairs(context, self, engine.model.tokenizer)
         context.peek_at([p.chosen for p in train], engine.model.tokenizer, f"{self.name}: chosen")
-        return train, held_out
+        if self.margin_scale == 1:
+            return train, held_out
+        if all(p.margin is None for p in train):
+            raise UserError(
+                f"stages.{self.name}: `margin_scale` is set, but no training pair has a `margin`.",
+                "Map the column with `columns: {margin: ...}`, or leave `margin_scale` out.",
+            )
+        return self._scaled(train), self._scaled(held_out)
+
+    def _scaled(self, pairs: list[PairRow]) -> list[PairRow]:
+        return [replace(p, margin=self.margin_scale * (p.margin or 0.0)) for p in pairs]
 
 
 class RewardStage(PreferenceStage):

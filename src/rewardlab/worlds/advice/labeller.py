@@ -60,6 +60,10 @@ class Labeller:
         length = s.length_bias * math.log(max(answer.words, 1))
         return s.gold_scale * answer.gold + length + s.opener_bias * answer.opener
 
+    def rating(self, answer: Seen, rng: random.Random) -> float:
+        """The utility as the labeller feels it once: with Gumbel noise, never flipped; one draw."""
+        return self.utility(answer) + self.settings.noise * _gumbel(rng.random())
+
     def probability(self, a: Seen, b: Seen) -> float:
         """The exact probability that the label says a is the better one."""
         difference = self.utility(a) - self.utility(b)
@@ -76,11 +80,15 @@ class Labeller:
         Always four draws, so that a generator shared by many labels stays in step when knobs change.
         """
         uniforms = [rng.random() for _ in range(4)]
-        noise_a, noise_b = (-math.log(-math.log(max(u, 1e-300))) for u in uniforms[:2])
+        noise_a, noise_b = (_gumbel(u) for u in uniforms[:2])
         noisy_a = self.utility(a) + self.settings.noise * noise_a
         noisy_b = self.utility(b) + self.settings.noise * noise_b
         first = noisy_a > noisy_b if noisy_a != noisy_b else uniforms[2] < 0.5
         return first != (uniforms[3] < self.settings.flip)
+
+
+def _gumbel(uniform: float) -> float:
+    return -math.log(-math.log(max(uniform, 1e-300)))
 
 
 def bayes_accuracy(pairs: Sequence[Pair]) -> float:

@@ -107,6 +107,19 @@ class AdviceWorld:
                 pairs.append(self._pair(prompt, (second, second_writer, b), (first, first_writer, a)))
         return pairs
 
+    def ratings(self, n: int, *, split: Split, seed: int) -> list[Example]:
+        """n answers of every quality; `meta` holds `label`, the labeller's noisy rating, and `gold`."""
+        text_stream, label_stream = self._rng("ratings", split, seed), self._rng("rated", split, seed)
+        rows = []
+        for prompt in self._prompts(n, split, "ratings", seed):
+            text, writer = self._answer(prompt, self.settings.pair_mix, text_stream)
+            seen = self._seen(prompt, text)
+            messages = (*prompt.messages, Message("assistant", text))
+            meta = {**prompt.meta, "writer": writer, "gold": seen.gold}
+            meta["label"] = self.labeller.rating(seen, label_stream)
+            rows.append(Example(messages, id=_content_id(messages), meta=meta, place=prompt.place))
+        return rows
+
     def steps(self, n: int, *, split: Split, seed: int) -> list[Steps]:
         """n answers cut into sentences, each labelled: 1 where the gold reward does not charge for it.
 
