@@ -25,6 +25,7 @@ from rewardlab.models.loading import (
     load_reward_model,
     same_tokenizer,
 )
+from rewardlab.models.reference_cache import ReferenceCache
 from rewardlab.pipeline.several import several
 from rewardlab.records.run import Run
 from rewardlab.rewards.answer_style import AnswerStyle
@@ -76,6 +77,12 @@ class Context:
     def engine(self, model: Model) -> Engine:
         """An engine with the recipe's settings."""
         return Engine(model, self.recipe.engine)
+
+    def reference_cache(self, engine: Engine) -> ReferenceCache | None:
+        """What earlier runs computed of this policy's log-probs, where the recipe keeps them."""
+        if self.recipe.reference_cache is None:
+            return None
+        return ReferenceCache(self.run.folder.parent / self.recipe.reference_cache, engine)
 
     def model_settings(self, name: str) -> ModelSettings:
         """`base`, the output of an earlier stage, or a model path."""

@@ -105,6 +105,10 @@ class Recipe(Settings):
     data_root: str = "."
     """Folder that relative sources start from."""
     engine: EngineSettings = EngineSettings()
+    reference_cache: str | None = ".cache/logp_ref"
+    """Folder, seen from the one that holds the run folders, where the log-probs of the policy that an offline
+    stage starts from are kept for the next run (`rewardlab.models.reference_cache`). Delete it whenever you
+    like; null computes them anew in each run."""
     rewards: dict[str, AnyReward] = {}
     """Name -> a reward; stages and other rewards use it by that name."""
     judges: dict[str, AnyJudge] = {}

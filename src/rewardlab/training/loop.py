@@ -19,6 +19,7 @@ from rewardlab.core.batch import Batch
 from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.core.settings import Settings
+from rewardlab.models import memory
 from rewardlab.objectives.reduction import Terms, reduce
 from rewardlab.records import checkpoints
 from rewardlab.records.run import StageRecord
@@ -78,6 +79,7 @@ def train(
         at = _restore(newest, algorithm, adam)
     record.truncate_to(at.step)
     net.train()
+    settled = False
     with progress.task(record.name, settings.steps, completed=at.step) as task:
         while at.step < settings.steps and not at.stopped:
             started = time.perf_counter()
@@ -87,6 +89,9 @@ def train(
             batches, numbers = algorithm.batches(at.step)
             metrics = dict(numbers)
             for batch in batches:
+                if not settled:
+                    memory.settle(algorithm.engine, batch, settings.optimiser.state)
+                    settled = True
                 update = _update(algorithm, batch, adam, settings.optimiser.max_grad_norm)
                 at.skipped = at.skipped + 1 if update.pop("finite") == 0.0 else at.skipped
                 metrics.update(update)
@@ -114,7 +119,9 @@ def train(
     return at
 
 
-def _update(algorithm: Algorithm, batch: Batch, adam: torch.optim.AdamW, max_norm: float) -> dict[str, float]:
+def _update(
+    algorithm: Algorithm, batch: Batch, adam: torch.optim.Optimizer, max_norm: float
+) -> dict[str, float]:
     """One optimiser step over all micro-batches; a non-finite loss or gradient is never stepped on."""
     engine = algorithm.engine
     adam.zero_grad(set_to_none=True)
@@ -179,7 +186,7 @@ def _refuse_dead(at: Progressed, record: StageRecord, metrics: Mapping[str, floa
         )
 
 
-def _writer(algorithm: Algorithm, adam: torch.optim.AdamW, at: Progressed) -> Callable[[Path], None]:
+def _writer(algorithm: Algorithm, adam: torch.optim.Optimizer, at: Progressed) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         tree: dict[str, Any] = {
             "parameters": {k: p.detach() for k, p in algorithm.engine.parameters.items()},
@@ -193,7 +200,7 @@ def _writer(algorithm: Algorithm, adam: torch.optim.AdamW, at: Progressed) -> Ca
     return write
 
 
-def _restore(folder: Path, algorithm: Algorithm, adam: torch.optim.AdamW) -> Progressed:
+def _restore(folder: Path, algorithm: Algorithm, adam: torch.optim.Optimizer) -> Progressed:
     tree = checkpoints.load_state(folder)
     with torch.no_grad():
         for name, parameter in algorithm.engine.parameters.items():

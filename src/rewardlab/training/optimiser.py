@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from rewardlab.core.settings import Settings
+from rewardlab.training.adamw_8bit import AdamW8bit
 
 NO_PEAKS: Mapping[str, float] = MappingProxyType({})
 
@@ -32,6 +33,8 @@ class OptimiserSettings(Settings):
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
+    state: Literal["fp32", "8bit"] = "fp32"
+    """Precision of the two moments: 8 bytes per trained parameter, or 2 (`rewardlab.training.adamw_8bit`)."""
 
 
 def rate(settings: OptimiserSettings, step: int, steps: int, peak: float | None = None) -> float:
@@ -52,8 +55,8 @@ def rate(settings: OptimiserSettings, step: int, steps: int, peak: float | None 
 
 def build(
     settings: OptimiserSettings, parameters: dict[str, Tensor], peaks: Mapping[str, float] = NO_PEAKS
-) -> torch.optim.AdamW:
-    """The optimiser over named parameters, fused where the device has it.
+) -> torch.optim.Optimizer:
+    """The optimiser over named parameters.
 
     `peaks`: the peak learning rate of parameters that do not have the settings' own, by name. Each group
     keeps its own as `peak`.
@@ -67,11 +70,14 @@ def build(
             {"params": decayed, "weight_decay": settings.weight_decay, "peak": peak},
             {"params": others, "weight_decay": 0.0, "peak": peak},
         ]
-    return torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-        fused=True,
+    knobs: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": (settings.beta1, settings.beta2),
+        "eps": settings.epsilon,
+        "weight_decay": settings.weight_decay,
+    }
+    return (
+        AdamW8bit(groups, **knobs)
+        if settings.state == "8bit"
+        else torch.optim.AdamW(groups, **knobs, fused=True)
     )

@@ -11,17 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rewardlab.core.batch import Batch, Outputs, given
 from rewardlab.core.errors import UserError
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.models.engine import Engine, Reference
+from rewardlab.models.reference_cache import ReferenceCache
 from rewardlab.objectives.preference import PreferenceSettings, match, preference, running_delta
 from rewardlab.objectives.reduction import Terms
 from rewardlab.training.algorithm import Algorithm
 from rewardlab.training.pairs import PairRow, pack_pairs
+from rewardlab.training.reference import row_logprobs
 
 PAIRS_AT_ONCE = 256
 
@@ -72,17 +73,20 @@ class PreferenceAlgorithm(Algorithm):
 
 
 def reference_logprobs(
-    compute: Callable[[Batch], Tensor], rows: list[PairRow], progress: Progress = NO_PROGRESS
+    compute: Callable[[Batch], Tensor],
+    rows: list[PairRow],
+    progress: Progress = NO_PROGRESS,
+    cache: ReferenceCache | None = None,
 ) -> list[Tensor]:
     """For each pair, what `compute` gives for the chosen then the rejected sequence's tokens."""
-    found: list[Tensor] = []
-    with progress.task("reference log-probs", len(rows)) as task:
-        for start in range(0, len(rows), PAIRS_AT_ONCE):
-            batch = pack_pairs(rows[start : start + PAIRS_AT_ONCE])
-            sizes = batch.lengths.view(-1, 2).sum(1).tolist()
-            found.extend(torch.split(compute(batch), sizes))
-            task.advance(len(sizes))
-    return found
+    return row_logprobs(
+        lambda chunk: compute(pack_pairs(chunk)),
+        rows,
+        lambda pair: (pair.chosen, pair.rejected),
+        PAIRS_AT_ONCE,
+        progress,
+        cache,
+    )
 
 
 def refuse_deviation(settings: PreferenceSettings, name: str) -> None:

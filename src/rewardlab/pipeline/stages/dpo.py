@@ -35,6 +35,7 @@ class PreferenceStage(TrainingStage, PreferenceSettings):
             seed=self.seed(context),
             probe=rows.probe(context, self.probe, engine, self.name),
             progress=context.progress,
+            cache=context.reference_cache(engine) if self.needs_reference else None,
         )
         return self.fit(context, algorithm)
 

@@ -34,5 +34,6 @@ class KTOStage(TrainingStage, KTOSettings):
             seed=self.seed(context),
             probe=rows.probe(context, self.probe, engine, self.name),
             progress=context.progress,
+            cache=context.reference_cache(engine),
         )
         return self.fit(context, algorithm)

@@ -68,5 +68,6 @@ class SFTStage(TrainingStage, SupervisedSettings):
             shares=self.shares,
             probe=rows.probe(context, self.probe, engine, self.name),
             progress=context.progress,
+            cache=context.reference_cache(engine) if self.needs_logp_ref else None,
         )
         return self.fit(context, algorithm)

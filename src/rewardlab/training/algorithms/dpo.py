@@ -3,7 +3,8 @@
 loss = - mean over pairs of log sigmoid(beta * (change in log p(chosen) - change in log p(rejected)))
 
 or any other preference loss, or a weighted sum of them, as the settings name them. The reference's log-probs
-are computed once, before the first step, so no second model is kept; losses that need none skip that.
+are computed once, before the first step, or read from a cache; no second model is kept. Losses that need none
+skip that.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from rewardlab.core.batch import Batch
 from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.data.sampler import RowSampler
 from rewardlab.models.engine import Engine
+from rewardlab.models.reference_cache import ReferenceCache
 from rewardlab.objectives.preference import PreferenceSettings
 from rewardlab.training.loop import mean_terms
 from rewardlab.training.pairs import PairRow
@@ -37,13 +40,18 @@ class DPO(PreferenceAlgorithm):
         seed: int,
         probe: Probe | None = None,
         progress: Progress = NO_PROGRESS,
+        cache: ReferenceCache | None = None,
     ) -> None:
         super().__init__(engine, settings)
         self.rows, self.held_out, self.probe = rows, held_out, probe
         self.sampler = RowSampler(len(rows), pairs_per_step, seed)
-        compared = settings.needs_reference
-        self.reference = reference_logprobs(self.logprobs, rows, progress) if compared else []
-        self.held_out_reference = reference_logprobs(self.logprobs, held_out, progress) if compared else []
+
+        def once(pairs: list[PairRow]) -> list[Tensor]:
+            if not settings.needs_reference:
+                return []
+            return reference_logprobs(self.logprobs, pairs, progress, cache)
+
+        self.reference, self.held_out_reference = once(rows), once(held_out)
 
     def batches(self, step: int) -> tuple[list[Batch], Mapping[str, float]]:
         chosen = self.sampler.indices(step)

@@ -10,7 +10,7 @@ answer each. All log-probs of the starting policy are computed once, before the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 
@@ -24,13 +24,13 @@ from rewardlab.core.settings import Settings
 from rewardlab.core.types import Sequence
 from rewardlab.data.sampler import RowSampler
 from rewardlab.models.engine import Engine
+from rewardlab.models.reference_cache import ReferenceCache
 from rewardlab.objectives.preference import kl_baseline, kto
 from rewardlab.objectives.reduction import Terms
 from rewardlab.training.algorithm import Algorithm
 from rewardlab.training.loop import mean_terms
 from rewardlab.training.probe import Probe
-
-ROWS_AT_ONCE = 512
+from rewardlab.training.reference import sequence_logprobs
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,17 @@ class KTO(Algorithm):
         seed: int,
         probe: Probe | None = None,
         progress: Progress = NO_PROGRESS,
+        cache: ReferenceCache | None = None,
     ) -> None:
         self.engine, self.rows, self.held_out = engine, rows, held_out
         self.settings, self.probe = settings, probe
         self.sampler = RowSampler(len(rows), settings.answers_per_step, seed)
-        with progress.task("reference log-probs", 2) as task:
-            self.reference = [self._once(r.answer for r in rows), self._once(r.mismatched for r in rows)]
-            task.advance()
-            self.held_out_reference = [
-                self._once(r.answer for r in held_out),
-                self._once(r.mismatched for r in held_out),
-            ]
-            task.advance()
+
+        def once(given_rows: list[AnswerRow]) -> list[list[Tensor]]:
+            columns = [r.answer for r in given_rows], [r.mismatched for r in given_rows]
+            return [sequence_logprobs(engine, column, progress, cache) for column in columns]
+
+        self.reference, self.held_out_reference = once(rows), once(held_out)
 
     def batches(self, step: int) -> tuple[list[Batch], Mapping[str, float]]:
         chosen = self.sampler.indices(step)
@@ -112,13 +111,4 @@ class KTO(Algorithm):
         found = dict(self.probe.look(self.engine)) if self.probe else {}
         if self.held_out:
             found |= mean_terms(self, self.fill(self.held_out, self.held_out_reference))
-        return found
-
-    def _once(self, sequences: Iterable[Sequence]) -> list[Tensor]:
-        """Each sequence's log-probs by the policy as it is now, Float[its length]."""
-        rows = list(sequences)
-        found: list[Tensor] = []
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            batch = Batch.pack(rows[start : start + ROWS_AT_ONCE])
-            found += given(self.engine.frozen_logprobs(batch).logp).split(batch.lengths.tolist())
         return found

@@ -31,6 +31,7 @@ from rewardlab.core.progress import NO_PROGRESS, Progress
 from rewardlab.core.types import Sequence
 from rewardlab.data.sampler import RowSampler
 from rewardlab.models.engine import Engine, Reference
+from rewardlab.models.reference_cache import ReferenceCache
 from rewardlab.objectives.feasible import dual_update, sequence_nll
 from rewardlab.objectives.imitation import PER_SEQUENCE, SupervisedSettings, supervised
 from rewardlab.objectives.reduction import Terms
@@ -59,6 +60,7 @@ class SFT(Algorithm):
         shares: Mapping[int, float] | None = None,
         probe: Probe | None = None,
         progress: Progress = NO_PROGRESS,
+        cache: ReferenceCache | None = None,
     ) -> None:
         """`source[i]` is the number of row i's source, and `shares` each source's part of the loss."""
         if shares is not None and settings.loss in PER_SEQUENCE:
@@ -67,8 +69,8 @@ class SFT(Algorithm):
         self.settings, self.source, self.shares = settings, source, shares
         self.sampler = RowSampler(len(rows), rows_per_step, seed)
         compared = settings.needs_logp_ref
-        self.reference = sequence_logprobs(engine, rows, progress) if compared else []
-        self.held_out_reference = sequence_logprobs(engine, held_out, progress) if compared else []
+        self.reference = sequence_logprobs(engine, rows, progress, cache) if compared else []
+        self.held_out_reference = sequence_logprobs(engine, held_out, progress, cache) if compared else []
         self.start = Reference(engine) if settings.needs_distribution else None
         self.dual = torch.zeros(len(rows))
 
