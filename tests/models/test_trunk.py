@@ -107,6 +107,17 @@ def test_bf16_rows_come_in_multiples_and_no_one_sees_the_filler() -> None:
     torch.testing.assert_close(near, logp, rtol=0.02, atol=0.02)
 
 
+def test_layers_computed_again_give_the_same() -> None:
+    torch.manual_seed(2)
+    engine = Engine(Model(NETWORKS["llama"](), tiny_tokenizer(), "tiny"))
+    engine.model.net.train()
+    kept = result(engine, family(), own=False)
+    engine.checkpoint_layers()
+    again = result(engine, family(), own=False)
+    assert torch.equal(kept[0], again[0])
+    assert all(torch.equal(kept[1][k], again[1][k]) for k in kept[1])
+
+
 @settings(max_examples=25)
 @given(st.integers(1, 5), st.integers(1, 6).map(lambda n: 2 * n), st.integers(0, 2**20))
 def test_elementwise_backward_is_right(rows: int, size: int, seed: int) -> None:

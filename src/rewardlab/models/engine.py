@@ -210,11 +210,11 @@ class Engine:
         index = layout.index if at is None else layout.index[at]
         if not self.fusable:
             return self._backbone(layout).index_select(0, index)
+        hf, rows = self.model.hf, None if at is None else index
+        again = hf.is_gradient_checkpointing and hf.training and torch.is_grad_enabled()
         with self.autocast():
-            if at is not None:
-                return self._trunk(layout.input_ids, layout.position_ids, layout.plan, index)
-            whole = self._trunk(layout.input_ids, layout.position_ids, layout.plan)
-        return whole.flatten(0, 1).index_select(0, index)
+            found = self._trunk(layout.input_ids, layout.position_ids, layout.plan, rows, again=again)
+        return found.flatten(0, 1).index_select(0, index) if at is None else found
 
     def logprobs(
         self,

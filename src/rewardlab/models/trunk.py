@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rewardlab.models.attention import Plan
 from rewardlab.models.elementwise import heads_of, rms_norm, swiglu
@@ -83,27 +84,37 @@ class Trunk:
         self.norm = _norm(net.norm, torch.float32)
         self.layers = [_layer(layer, dtype, join) for layer in net.layers]
 
-    def __call__(self, ids: Tensor, position: Tensor, plan: Plan, rows: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, ids: Tensor, position: Tensor, plan: Plan, rows: Tensor | None = None, *, again: bool = False
+    ) -> Tensor:
+        """`again`: keep only each layer's input, and compute the rest a second time in the backward pass."""
         x = self.embed(ids)
         turning = sum(self.layers[0].heads[:2])
         cos, sin = (
             t.float()[:, :, None].expand(-1, -1, turning, -1).contiguous()
             for t in self.rotary(x, position_ids=position)
         )
-        size = cos.shape[-1]
         for number, layer in enumerate(self.layers):
-            y = layer.qkv(layer.before(x)).unflatten(-1, (-1, size))
-            if layer.q_norm is not None and layer.k_norm is not None:
-                q, k, v = y.split(layer.heads, 2)
-                y = torch.cat([layer.q_norm(q), layer.k_norm(k), v], 2)
-            q, k, v = (t.transpose(1, 2) for t in heads_of(y, layer.heads, cos, sin))
-            seen = plan.attend(number, q, k, v, layer.scale, layer.window)
-            seen = seen.transpose(1, 2).flatten(2)
-            if rows is not None and number + 1 == len(self.layers):
-                x, seen = x.flatten(0, 1).index_select(0, rows), seen.flatten(0, 1).index_select(0, rows)
-            x = x + layer.out(seen)
-            x = x + layer.down(layer.glu(layer.gate_up(layer.after(x))))
+            read = rows if number + 1 == len(self.layers) else None
+            inputs = (number, layer, x, cos, sin, plan, read)
+            x = checkpoint(_through, *inputs, use_reentrant=False) if again else _through(*inputs)
         return self.norm(x)
+
+
+def _through(
+    number: int, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, plan: Plan, rows: Tensor | None
+) -> Tensor:
+    """One layer; after its attention only `rows` go on, if they are given."""
+    y = layer.qkv(layer.before(x)).unflatten(-1, (-1, cos.shape[-1]))
+    if layer.q_norm is not None and layer.k_norm is not None:
+        q, k, v = y.split(layer.heads, 2)
+        y = torch.cat([layer.q_norm(q), layer.k_norm(k), v], 2)
+    q, k, v = (t.transpose(1, 2) for t in heads_of(y, layer.heads, cos, sin))
+    seen = plan.attend(number, q, k, v, layer.scale, layer.window).transpose(1, 2).flatten(2)
+    if rows is not None:
+        x, seen = x.flatten(0, 1).index_select(0, rows), seen.flatten(0, 1).index_select(0, rows)
+    x = x + layer.out(seen)
+    return x + layer.down(layer.glu(layer.gate_up(layer.after(x))))
 
 
 def _layer(layer: Any, dtype: torch.dtype, join: Join) -> _Layer:
