@@ -1,8 +1,8 @@
 """How much memory a training step needs, before it is taken, and what to switch on where that is too much.
 
 The estimate is for dense Llama-like networks in the padding-free layouts, one device, AdamW, fp32 weights.
-`benchmarks/memory_plan.py` prints it beside what was measured: 0.90 to 1.36 times what the tensors hold, 0.48 to
-0.69 times what the CPU's heap takes for them.
+`python benchmarks/memory_plan.py` prints it beside what was measured: 0.90 to 1.36 times what the tensors
+hold, 0.48 to 0.69 times what the CPU's heap takes for them.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rewardlab.pipeline.recipe import Recipe
 
 PARTS = ("weights", "gradients", "optimiser", "activations", "logits")
+SHORT = {"gradients": "grads", "optimiser": "optim", "activations": "activ"}
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,14 @@ def stage_plans(recipe: Recipe, limit: int | None) -> list[StagePlan]:
 
 def plan_table(recipe: Recipe, plans: list[StagePlan], limit: int | None) -> RenderableType:
     """GiB of each part, stage by stage, and what the limit asks for."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("GiB at the peak of a step")
+    if not plans:
+        return Text("No stage of this recipe trains a network.")
+    title = "GiB at the peak of a step"
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0, title=title, title_justify="left")
+    table.add_column("")
     for part in (*PARTS, "total"):
-        table.add_column(part, justify="right")
-    table.add_column("checkpointing")
+        table.add_column(SHORT.get(part, part), justify="right")
+    table.add_column("checkpoints")
     table.add_column("to fit")
     for row in plans:
         if (plan := row.plan) is None:
