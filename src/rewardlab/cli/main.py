@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,10 @@ Explain = Annotated[
     bool, typer.Option("--explain", help="Print the resolved recipe with origins; run nothing.")
 ]
 
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Print the memory that each training stage needs; run nothing.")
+]
+
 
 def _run(
     source: Path | dict[str, Any],
@@ -42,6 +47,7 @@ def _run(
     as_json: bool,
     peek: int = 0,
     explain: bool = False,
+    plan: bool = False,
 ) -> None:
     """Resolve a recipe, run it, and print what came out."""
     from transformers.utils import logging as transformers_logging
@@ -63,6 +69,16 @@ def _run(
             print(json.dumps(recipe.model_dump(mode="json")))
         else:
             out.print(explained(resolved))
+        return
+    if plan:
+        from rewardlab.pipeline.plan import device_room, plan_table, stage_plans
+
+        limit = device_room()
+        plans = stage_plans(recipe, limit)
+        if as_json:
+            print(json.dumps({"limit": limit, "stages": [asdict(p) for p in plans]}))
+        else:
+            out.print(plan_table(recipe, plans, limit))
         return
     folder = runs / recipe.name
     progress = RichProgress(quiet=as_json, console=err)
@@ -113,10 +129,11 @@ def train(
     fresh: Fresh = False,
     peek: Peek = 0,
     explain: Explain = False,
+    plan: Plan = False,
     as_json: Json = False,
 ) -> None:
     """Run a recipe, or continue it where it was cut off."""
-    _run(recipe, overrides or [], runs, fresh=fresh, peek=peek, explain=explain, as_json=as_json)
+    _run(recipe, overrides or [], runs, fresh=fresh, peek=peek, explain=explain, plan=plan, as_json=as_json)
 
 
 @app.command()
