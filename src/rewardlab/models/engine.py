@@ -42,7 +42,7 @@ class EngineSettings(Settings):
     """Autocast precision of the backbone. Weights, heads' soft-max and reductions stay fp32."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Keep each layer's input only and compute the rest again in the backward pass (Chen et al. 2016, arXiv
-    1604.06174): less memory, about a third more time. `auto`: where the memory plan of the first batch does
+    1604.06174): less memory for one more forward pass. `auto`: where the memory plan of the first batch does
     not fit into what is free."""
 
 

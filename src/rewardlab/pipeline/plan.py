@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -50,25 +50,18 @@ def stage_plans(recipe: Recipe, limit: int | None) -> list[StagePlan]:
         if path is None:
             found.append(StagePlan(stage.name, None, None))
             continue
-        network = _network(path, stage)
-        tokens = max(recipe.engine.tokens_per_microbatch, stage.max_tokens)
-        precision, on = recipe.engine.precision, recipe.engine.gradient_checkpointing
-
-        def plan(
-            checkpointing: bool, network: Network = network, tokens: int = tokens, s: TrainingStage = stage
-        ) -> MemoryPlan:
-            return plan_memory(
-                network,
-                tokens=tokens,
-                gradient_checkpointing=checkpointing,
-                optimiser_state=s.optimiser.state,
-                precision=recipe.engine.precision,
-            )
-
-        made = plan(on is True)
-        if on == "auto" and limit is not None and made.total > limit:
-            made = plan(True)
-        fits = to_fit(made.total if limit is None else limit, network, tokens=tokens, precision=precision)
+        sizes: dict[str, Any] = {
+            "tokens": max(recipe.engine.tokens_per_microbatch, stage.max_tokens),
+            "precision": recipe.engine.precision,
+        }
+        network, asked = _network(path, stage), recipe.engine.gradient_checkpointing
+        plain, checkpointed = (
+            plan_memory(network, gradient_checkpointing=on, optimiser_state=stage.optimiser.state, **sizes)
+            for on in (False, True)
+        )
+        too_large = limit is not None and plain.total > limit
+        made = checkpointed if asked is True or (asked == "auto" and too_large) else plain
+        fits = to_fit(made.total if limit is None else limit, network, **sizes)
         found.append(StagePlan(stage.name, made, fits))
     return found
 
