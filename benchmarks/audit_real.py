@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.records.atomic import sha256
-from rewardlab.reporting.result_tables import markdown_tables
+from rewardlab.reporting.result_tables import findings, markdown_tables
 
 MOST_ROWS = 70
 """A longer table is left to the run's report."""
@@ -30,6 +30,11 @@ rewardlab train recipes/audit_judges.yaml data_root=FOLDER
 python benchmarks/audit_real.py runs/audit-alpaca runs/audit-judges > docs/audit_real_data.md
 ```
 
+Length-controlled rates are our own fit, with the published difficulty of each instruction for AlpacaEval 2 and,
+as there is none for AlpacaEval 1, with difficulties estimated from the systems in the file: that is where the
+distance to the published numbers comes from. With the published coefficients the same formula gives the
+published rates (row "published coefficients").
+
 Brackets are 95% intervals. Tables of more than {most} rows are in the runs' `report.html` only.
 """
 
@@ -41,6 +46,7 @@ def section(folder: Path) -> str:
     short = {**summary, "tables": [t for t in summary["tables"] if len(t["rows"]) <= MOST_ROWS]}
     files = {facts["source"]: facts["sha256"] for facts in manifest["data"].values()}
     lines = [f"## {summary['name']}", "", summary["question"], ""]
+    lines += [f"- {text}" for text in findings(summary)]
     lines += [f"- Warning: {text}" for text in summary["warnings"]]
     lines += ["", markdown_tables(short)]
     lines += [f"Seed {summary['seed']}; summary.json sha256 `{sha256(folder / 'summary.json')}`. Data:", ""]
