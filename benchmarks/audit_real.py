@@ -30,10 +30,9 @@ rewardlab train recipes/audit_judges.yaml data_root=FOLDER
 python benchmarks/audit_real.py runs/audit-alpaca runs/audit-judges > docs/audit_real_data.md
 ```
 
-Length-controlled rates are our own fit, with the published difficulty of each instruction for AlpacaEval 2 and,
-as there is none for AlpacaEval 1, with difficulties estimated from the systems in the file: that is where the
-distance to the published numbers comes from. With the published coefficients the same formula gives the
-published rates (row "published coefficients").
+Length-controlled rates are our own fit of the published formula; with the published coefficients it gives the
+published rates (row "published coefficients"), so the distance that remains is the fit's. AlpacaEval 1 has no
+published difficulties of instructions: ours come from the systems in the file.
 
 Brackets are 95% intervals. Tables of more than {most} rows are in the runs' `report.html` only.
 """
