@@ -245,6 +245,13 @@ def _number(x: float | None) -> str:
     return "-" if x is None else f"{x:.1e}"
 
 
+def commit() -> str:
+    """The version that is measured; with a plus where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False)
+    return found.stdout.strip() or "unknown"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("modes", nargs="*", default=list(MODES), help=f"of {', '.join(MODES)}")
@@ -276,7 +283,7 @@ def main() -> None:
                 f"as fast ({v['ratio_min']:.2f} to {v['ratio_max']:.2f})."
             )
     if a.json:
-        facts = {"machine": platform.machine(), "python": platform.python_version()}
+        facts = {"machine": platform.machine(), "python": platform.python_version(), "commit": commit()}
         a.json.write_text(
             json.dumps({"settings": {k: str(v) for k, v in vars(a).items()}, **facts, "results": results})
         )
