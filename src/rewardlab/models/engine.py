@@ -163,10 +163,6 @@ class Engine:
         """What the rows of a pass are filled up to a multiple of."""
         return ROWS if self.dtype is torch.bfloat16 and self.model.device.type == "cpu" else 1
 
-    @cached_property
-    def _trunk(self) -> Trunk:
-        return Trunk(self.model.hf.base_model, self.dtype)
-
     def _backbone(self, layout: Layout) -> Tensor:
         """Float[B * L, H] of a planned pass through the network's own forward."""
         return self.states(layout.input_ids, layout.position_ids, layout.plan).flatten(0, 1)
@@ -212,8 +208,9 @@ class Engine:
             return self._backbone(layout).index_select(0, index)
         hf, rows = self.model.hf, None if at is None else index
         again = hf.is_gradient_checkpointing and hf.training and torch.is_grad_enabled()
+        trunk = Trunk(self.model.hf.base_model, self.dtype)  # each time: layers may have been changed
         with self.autocast():
-            found = self._trunk(layout.input_ids, layout.position_ids, layout.plan, rows, again=again)
+            found = trunk(layout.input_ids, layout.position_ids, layout.plan, rows, again=again)
         return found.flatten(0, 1).index_select(0, index) if at is None else found
 
     def logprobs(
