@@ -22,6 +22,7 @@ from transformers import (
 
 from rewardlab.core.batch import Batch
 from rewardlab.core.batch import given as known
+from rewardlab.models import trunk
 from rewardlab.models.elementwise import heads_of, rms_norm, swiglu
 from rewardlab.models.engine import Engine, EngineSettings
 from rewardlab.models.loading import LoraSettings, Model, add_lora
@@ -60,9 +61,13 @@ def result(engine: Engine, batch: Batch, own: bool) -> tuple[Tensor, dict[str, T
     return logp.detach(), {k: p.grad.clone() for k, p in engine.parameters.items() if p.grad is not None}
 
 
+@pytest.mark.parametrize("few", [trunk.FEW, 1], ids=["", "only what is read"])
 @pytest.mark.parametrize("layout", ["padded", "packed", "tree"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_networks_own_numbers_and_gradients(name: str, layout: str) -> None:
+def test_the_networks_own_numbers_and_gradients(
+    name: str, layout: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trunk, "FEW", few)
     torch.manual_seed(1)
     net: PreTrainedModel = NETWORKS[name]()
     for module in net.modules():  # norms and biases that do something

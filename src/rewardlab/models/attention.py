@@ -1,8 +1,8 @@
 """Attention over a flat token stream: tokens attend within their own segment and to a shared prefix.
 
 Every network of `transformers` that takes its attention from the library's interface can be given a plan
-with the call; without one it behaves as its `sdpa` implementation. Nothing is padded but short segments
-beside longer ones of the same bucket, and a prefix that several segments share is computed once.
+with the call; without one it behaves as its `sdpa` implementation. Nothing is padded, and a prefix that
+several segments share is computed once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from transformers.masking_utils import sdpa_mask
 
 NAME = "rewardlab"
 """The attention implementation's name in `transformers`."""
-WASTE = 0.15
-"""Share of padding up to which segments of unlike length attend in one call."""
 
 
 class Plan(Protocol):
@@ -78,8 +76,8 @@ class Tree:
 class Forest:
     """The plan of a stream [1, T] of trees.
 
-    On the CPU each segment attends to itself with the flash kernel, several segments of like length in one
-    call, and all branches of a tree attend to its prefix in one more. The two partial results are joined
+    On the CPU each segment attends to itself with the flash kernel, and all branches of a tree attend to its
+    prefix in one more call. The two partial results are joined
     through their log-normalisers, as in ring attention (Liu et al. 2023, arXiv 2310.01889), which is exact.
     Elsewhere, or with a window, each tree is one call with a mask.
     """
@@ -111,6 +109,38 @@ class Forest:
             )
         return out
 
+    def read(
+        self, rows: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None, window: int | None
+    ) -> Tensor:
+        """[A, heads, D]: attention of the places `rows` Long[A] alone, from their queries [A, heads, D] and
+        all keys and values [1, heads, T, D]. Cheaper than `attend` where few places are read."""
+        prefix, shared, own = self._sources[:, rows]
+        size = shared + rows - own + 1
+        column = torch.arange(int(size.max()), device=rows.device)[None]
+        places = column + torch.where(column < shared[:, None], prefix[:, None], (own - shared)[:, None])
+        seen = column < size[:, None]
+        places = places.where(seen, rows[:, None])
+        if window is not None:
+            seen &= self.position[rows][:, None] - self.position[places] < window
+        keys, values = (
+            x[0].transpose(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
+            for x in (k, v)
+        )
+        found = F.scaled_dot_product_attention(
+            q[:, :, None], keys, values, seen[:, None, None], scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return found.squeeze(2)
+
+    @cached_property
+    def _sources(self) -> Tensor:
+        """Long[3, T]: start and length of the prefix of a token's branch, and start of its segment."""
+        found = torch.zeros(3, self.position.numel(), dtype=torch.long)
+        for tree in self.trees:
+            for start, length in tree.segments():
+                prefix = tree.prefix if start != tree.start else 0
+                found[:, start : start + length] = torch.tensor([tree.start, prefix, start])[:, None]
+        return found.to(self.position.device)
+
     def _mask(self, tree: Tree, window: int | None) -> tuple[Tensor, Tensor]:
         """Stream positions of a tree's tokens and Bool[n, n], who sees whom."""
         segments = tree.segments()
@@ -126,19 +156,19 @@ class Forest:
         return at.to(device), mask.to(device)
 
     @cached_property
-    def buckets(self) -> list[Bucket]:
-        """Segments of like length, which attend in one call."""
-        segments = sorted((s for tree in self.trees for s in tree.segments()), key=lambda s: (-s[1], s[0]))
-        found: list[list[tuple[int, int]]] = []
-        real = 0
-        for start, length in segments:
-            if found and real + length >= (1 - WASTE) * found[-1][0][1] * (len(found[-1]) + 1):
-                found[-1].append((start, length))
-                real += length
-            elif length:
-                found.append([(start, length)])
-                real = length
-        return [Bucket.of(bucket) for bucket in found]
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(start, n, length): n segments of one length that lie end to end, which attend in one call.
+
+        Segments of unlike length would have to be copied together and padded: that costs more than a call
+        for each.
+        """
+        found: list[tuple[int, int, int]] = []
+        for start, length in sorted(s for tree in self.trees for s in tree.segments() if s[1]):
+            if found and found[-1][2] == length and found[-1][0] + found[-1][1] * length == start:
+                found[-1] = (found[-1][0], found[-1][1] + 1, length)
+            else:
+                found.append((start, 1, length))
+        return found
 
     @cached_property
     def crossings(self) -> list[tuple[slice, slice]]:
@@ -149,54 +179,6 @@ class Forest:
             if tree.prefix and end > tree.first:
                 found.append((slice(tree.first, end), slice(tree.start, tree.start + tree.prefix)))
         return found
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """n segments of at most L tokens, as rows of one call."""
-
-    shape: tuple[int, int]
-    """n, L."""
-    start: int | None
-    """Where they begin, if all have L tokens and lie end to end: then nothing need be copied."""
-    index: Tensor
-    """Long[n, L]: their tokens in the stream, the last one again in place of padding."""
-    real: Tensor | None
-    """Bool[n, L]: no padding; None where there is none."""
-
-    @staticmethod
-    def of(segments: list[tuple[int, int]]) -> Bucket:
-        """From (start, length) of each."""
-        starts = torch.tensor([s for s, _ in segments])[:, None]
-        lengths = torch.tensor([n for _, n in segments])[:, None]
-        width = int(lengths.max())
-        column = torch.arange(width)[None]
-        index = starts + column.minimum(lengths - 1)
-        real = column < lengths
-        full = bool(real.all())
-        first = segments[0][0]
-        endless = full and bool((index.flatten() == torch.arange(index.numel()) + first).all())
-        return Bucket((len(segments), width), first if endless else None, index, None if full else real)
-
-    def take(self, x: Tensor) -> Tensor:
-        """[n, heads, L, ...] of a stream [T, heads, ...]."""
-        n, width = self.shape
-        if self.start is None:
-            rows = x.index_select(0, self.index.flatten())
-        else:
-            rows = x[self.start : self.start + n * width]
-        return rows.unflatten(0, self.shape).transpose(1, 2)
-
-    def put(self, x: Tensor, stream: Tensor) -> None:
-        """Write [n, heads, L, ...] to its places in a stream [T, heads, ...], padding left out."""
-        x = x.transpose(1, 2)
-        if self.start is not None:
-            n, width = self.shape
-            stream[self.start : self.start + n * width].unflatten(0, self.shape).copy_(x)
-        elif self.real is None:
-            stream.index_copy_(0, self.index.flatten(), x.flatten(0, 1))
-        else:
-            stream.index_copy_(0, self.index[self.real], x[self.real])
 
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -214,10 +196,10 @@ class _Joined(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, forest: Forest, scale: float | None) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype)
         norm = torch.empty(q.shape[:2], dtype=q.dtype)
-        for bucket in forest.buckets:
-            o, n = _flash(*(bucket.take(x) for x in (q, k, v)), is_causal=True, scale=scale)
-            bucket.put(o, out)
-            bucket.put(n, norm)
+        for run in forest.runs:
+            o, n = _flash(*(_rows(x, run) for x in (q, k, v)), is_causal=True, scale=scale)
+            _rows(out, run).copy_(o)
+            _rows(norm, run).copy_(n)
         for branches, prefix in forest.crossings:
             o, n = _flash(_row(q, branches), _row(k, prefix), _row(v, prefix), scale=scale)
             o, n = o[0].transpose(0, 1), n[0].transpose(0, 1)
@@ -233,14 +215,12 @@ class _Joined(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, norm = ctx.saved_tensors
         g = grads[0].contiguous()
-        dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))  # every token is in a bucket
-        for bucket in ctx.forest.buckets:
-            part, *rows, n = (bucket.take(x) for x in (g, q, k, v, out, norm))
-            if bucket.real is not None:
-                part = part * bucket.real[:, None, :, None]  # what stands in for padding gives nothing back
-            found = _flash_backward(part, *rows, n, 0.0, True, scale=ctx.scale)
+        dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))  # every token is in a run
+        for run in ctx.forest.runs:
+            rows = (_rows(x, run) for x in (g, q, k, v, out, norm))
+            found = _flash_backward(*rows, 0.0, True, scale=ctx.scale)
             for total, x in zip((dq, dk, dv), found, strict=True):
-                bucket.put(x, total)
+                _rows(total, run).copy_(x)
         for branches, prefix in ctx.forest.crossings:
             found = _flash_backward(
                 _row(g, branches),
@@ -256,6 +236,12 @@ class _Joined(torch.autograd.Function):
             for total, x, at in zip((dq, dk, dv), found, (branches, prefix, prefix), strict=True):
                 total[at] += x[0].transpose(0, 1)
         return dq, dk, dv, None, None
+
+
+def _rows(x: Tensor, run: tuple[int, int, int]) -> Tensor:
+    """[n, heads, L, ...], segments of a stream [T, heads, ...], in place."""
+    start, n, length = run
+    return x[start : start + n * length].view(n, length, *x.shape[1:]).transpose(1, 2)
 
 
 def _row(x: Tensor, at: slice) -> Tensor:

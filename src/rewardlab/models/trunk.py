@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rewardlab.models.attention import Plan
+from rewardlab.models.attention import Forest, Plan
 from rewardlab.models.elementwise import heads_of, rms_norm, swiglu
 from rewardlab.models.packing import Linear, packed
+
+FEW = 16
+"""Where at most one place in so many is read, the last layer computes the queries of those alone."""
 
 Norm = Callable[[Tensor], Tensor]
 Join = Callable[[list[nn.Linear]], Linear]
@@ -58,6 +61,8 @@ def packing(dtype: torch.dtype) -> Join:
 class _Layer:
     before: Norm
     qkv: Linear
+    q: Linear
+    kv: Linear
     q_norm: Norm | None
     k_norm: Norm | None
     out: Linear
@@ -94,10 +99,12 @@ class Trunk:
             t.float()[:, :, None].expand(-1, -1, turning, -1).contiguous()
             for t in self.rotary(x, position_ids=position)
         )
+        few = rows is not None and rows.numel() * FEW <= ids.numel() and isinstance(plan, Forest)
         for number, layer in enumerate(self.layers):
             read = rows if number + 1 == len(self.layers) else None
+            through = _reading if few and read is not None else _through
             inputs = (number, layer, x, cos, sin, plan, read)
-            x = checkpoint(_through, *inputs, use_reentrant=False) if again else _through(*inputs)
+            x = checkpoint(through, *inputs, use_reentrant=False) if again else through(*inputs)
         return self.norm(x)
 
 
@@ -105,14 +112,39 @@ def _through(
     number: int, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, plan: Plan, rows: Tensor | None
 ) -> Tensor:
     """One layer; after its attention only `rows` go on, if they are given."""
-    y = layer.qkv(layer.before(x)).unflatten(-1, (-1, cos.shape[-1]))
-    if layer.q_norm is not None and layer.k_norm is not None:
-        q, k, v = y.split(layer.heads, 2)
-        y = torch.cat([layer.q_norm(q), layer.k_norm(k), v], 2)
-    q, k, v = (t.transpose(1, 2) for t in heads_of(y, layer.heads, cos, sin))
+    q, k, v = _heads(layer, layer.qkv(layer.before(x)), layer.heads, cos, sin)
     seen = plan.attend(number, q, k, v, layer.scale, layer.window).transpose(1, 2).flatten(2)
     if rows is not None:
         x, seen = x.flatten(0, 1).index_select(0, rows), seen.flatten(0, 1).index_select(0, rows)
+    return _after(layer, x, seen)
+
+
+def _reading(
+    number: int, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, plan: Forest, rows: Tensor
+) -> Tensor:
+    """One layer of which only `rows` are read: their queries alone, and the keys and values of all."""
+    y = layer.before(x)
+    queries, keys, values = layer.heads
+    _, k, v = _heads(layer, layer.kv(y), (0, keys, values), cos[:, :, :keys], sin[:, :, :keys])
+    y, cos, sin = (t.index_select(1, rows) for t in (y, cos[:, :, :queries], sin[:, :, :queries]))
+    q, _, _ = _heads(layer, layer.q(y), (queries, 0, 0), cos, sin)
+    seen = plan.read(rows, q[0].transpose(0, 1), k, v, layer.scale, layer.window)
+    return _after(layer, x[0].index_select(0, rows), seen.flatten(1))
+
+
+def _heads(
+    layer: _Layer, y: Tensor, sizes: tuple[int, int, int], cos: Tensor, sin: Tensor
+) -> tuple[Tensor, ...]:
+    """Float[B, heads, L, D] of queries, keys and values from their products, as many heads as `sizes`."""
+    y = y.unflatten(-1, (-1, cos.shape[-1]))
+    if layer.q_norm is not None and layer.k_norm is not None:
+        q, k, v = y.split(sizes, 2)
+        y = torch.cat([layer.q_norm(q), layer.k_norm(k), v], 2)
+    return tuple(t.transpose(1, 2) for t in heads_of(y, sizes, cos, sin))
+
+
+def _after(layer: _Layer, x: Tensor, seen: Tensor) -> Tensor:
+    """What follows a layer's attention."""
     x = x + layer.out(seen)
     return x + layer.down(layer.glu(layer.gate_up(layer.after(x))))
 
@@ -128,6 +160,8 @@ def _layer(layer: Any, dtype: torch.dtype, join: Join) -> _Layer:
     return _Layer(
         before=_norm(layer.input_layernorm, dtype),
         qkv=join([attention.q_proj, attention.k_proj, attention.v_proj]),
+        q=joined([attention.q_proj]),
+        kv=joined([attention.k_proj, attention.v_proj]),
         q_norm=None if q_norm is None else _norm(q_norm, torch.float32),
         k_norm=None if k_norm is None else _norm(k_norm, torch.float32),
         out=join([attention.o_proj]),

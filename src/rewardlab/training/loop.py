@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rewardlab.core.batch import Batch
 from rewardlab.core.errors import UserError
@@ -126,29 +127,23 @@ def _update(
     engine = algorithm.engine
     adam.zero_grad(set_to_none=True)
     counts = batch.counts()
-    sums: dict[str, float] = {}
-    loss_sum, finite = 0.0, True
+    sums: dict[str, Tensor] = {}  # on the device: nothing waits for it before the last micro-batch
     for micro in engine.microbatches(batch):
         micro = micro.to(engine.model.device)
         terms = algorithm.objective(algorithm.compute(micro), micro)
         loss = reduce(terms, counts)
-        loss_sum += loss.item()
-        if not math.isfinite(loss_sum):
-            finite = False
-            break
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        for name, term in terms.items():
-            sums[name] = sums.get(name, 0.0) + term.mean(counts).item()
-    norm = math.nan
-    if finite:
-        parameters = [p for p in engine.parameters.values() if p.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm)) if parameters else 0.0
-        finite = math.isfinite(norm)
+        found = {name: term.mean(counts) for name, term in terms.items()} | {"loss": loss}
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0.0) + value.detach().double()
+    parameters = [p for p in engine.parameters.values() if p.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm) if parameters else torch.zeros(())
+    numbers = {name: value.item() for name, value in sums.items()} | {"grad_norm": norm.item()}
+    finite = math.isfinite(numbers.get("loss", 0.0)) and math.isfinite(numbers["grad_norm"])
     if finite:
         adam.step()
     adam.zero_grad(set_to_none=True)
-    numbers = sums | {"loss": loss_sum, "grad_norm": norm}
     return {k: v for k, v in numbers.items() if math.isfinite(v)} | {"finite": float(finite)}
 
 
