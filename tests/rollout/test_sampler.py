@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rewardlab.core.batch import Batch
+from rewardlab.core.errors import UserError
 from rewardlab.models.engine import Engine, EngineSettings
 from rewardlab.models.loading import Model
 from rewardlab.rollout.draw import draw as inverse_cdf
@@ -72,6 +73,41 @@ def test_a_stop_token_ends_an_answer_and_is_an_action(engine: Engine) -> None:
             assert stop not in answer[:-1]
             assert (s.stop == "stop") == (answer[-1] == stop)
             assert s.stop == "stop" or len(answer) == 30
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 99), first=st.integers(0, 200), size=st.integers(1, 5), own=st.booleans())
+def test_a_stop_text_ends_an_answer_where_it_is_complete(seed: int, first: int, size: int, own: bool) -> None:
+    """With and without stop texts the same draws: the answer is cut at the token that completes the first."""
+    sampled = Engine(of_its_own() if own else tiny_policy())  # both decoders
+    tokenizer = sampled.model.tokenizer
+    free = draw(sampled, seed, max_new_tokens=30)
+
+    def text(prompt: list[int], ids: tuple[int, ...]) -> str:
+        return tokenizer.decode(ids[len(prompt) :], skip_special_tokens=False)
+
+    drawn = text(PROMPTS[0], free[0][0].ids)
+    found = drawn[first % len(drawn) :][:size]
+    texts = tuple(t for t in (found, "e ") if "\ufffd" not in t)  # no part of a character
+    stopped = draw(sampled, seed, max_new_tokens=30, stop_sequences=texts)
+    for prompt, before, after in zip(PROMPTS, free, stopped, strict=True):
+        for x, y in zip(before, after, strict=True):
+            ends = range(len(prompt) + 1, len(x.ids) + 1)
+            cut = next((n for n in ends if any(t in text(prompt, x.ids[:n]) for t in texts)), None)
+            assert y.ids == x.ids[:cut]
+            assert y.logp == pytest.approx(x.logp[:cut], abs=1e-5)
+            assert y.stop == (x.stop if cut is None else "stop")
+
+
+def test_a_stop_text_that_the_prompt_begins_does_not_count(engine: Engine) -> None:
+    (first, *_), *_ = draw(engine)
+    over = engine.model.tokenizer.decode(first.ids[len(PROMPTS[0]) - 1 :][:2])
+    assert draw(engine, stop_sequences=(over,))[0][0].ids == first.ids
+
+
+def test_an_empty_stop_text_is_refused(engine: Engine) -> None:
+    with pytest.raises(UserError, match="empty text"):
+        draw(engine, stop_sequences=("",))
 
 
 def test_first_tokens_follow_the_policy_distribution(engine: Engine) -> None:

@@ -126,9 +126,11 @@ class Forest:
             x[0].transpose(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
             for x in (k, v)
         )
-        found = F.scaled_dot_product_attention(
-            q[:, :, None], keys, values, seen[:, None, None], scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        gqa = q.shape[1] != k.shape[1]
+        with torch.autocast(q.device.type, enabled=False):  # which would compute it in bf16
+            found = F.scaled_dot_product_attention(
+                q[:, :, None], keys, values, seen[:, None, None], scale=scale, enable_gqa=gqa
+            )
         return found.squeeze(2)
 
     @cached_property

@@ -34,7 +34,7 @@ from rewardlab.models.engine import Engine
 from rewardlab.pipeline.context import Context
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import ProbeSettings, StageData, TrainingStage
-from rewardlab.rollout.sampler import SamplerSettings
+from rewardlab.rollout.sampler import drawing
 from rewardlab.training.algorithms.kto import AnswerRow
 from rewardlab.training.algorithms.pointwise_reward import RatedRow
 from rewardlab.training.algorithms.process_reward import StepRow
@@ -256,7 +256,7 @@ def probe(context: Context, settings: ProbeSettings | None, engine: Engine, stag
     return Probe(
         asked,
         ids,
-        SamplerSettings(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature),
+        drawing(settings),
         [context.reward(r, engine) for r in settings.rewards],
         seed=derive(context.recipe.seed, name),
     )

@@ -43,7 +43,6 @@ class CachedDecoder:
         prompt_of = torch.tensor([prompts.index(self.todo.prompt_of[a]) for a in lot], device=device)
         cache.batch_select_indices(prompt_of)
         mask, hidden = mask[prompt_of], hidden[prompt_of]
-        stops = torch.tensor(model.stop_ids, device=device)
         out_ids = torch.zeros(rows, most, dtype=torch.long, device=device)
         out_logp = torch.zeros(rows, most, device=device)
         length = torch.full((rows,), most, device=device)
@@ -52,7 +51,7 @@ class CachedDecoder:
         for t in range(most):
             token, logp = draw(logits_of(model.hf, hidden), uniforms[alive, t], self.todo.temperature)
             out_ids[alive, t], out_logp[alive, t] = token, logp
-            done = torch.isin(token, stops)
+            done = self.todo.stopping(out_ids[alive], torch.full_like(alive, t))
             stopped[alive[done]], length[alive[done]] = True, t + 1
             if t + 1 == most or bool(done.all()):
                 break

@@ -19,6 +19,7 @@ from rewardlab.models.engine import Engine
 from rewardlab.models.head import logits_of
 from rewardlab.rollout.cache import Decode, Layers, Prefill
 from rewardlab.rollout.draw import draw
+from rewardlab.rollout.stopping import Stopping
 
 States = Callable[[Tensor, Tensor, Plan], Tensor]
 """Float[B, L, H] hidden states of ids and positions Long[B, L], attending as planned."""
@@ -37,7 +38,7 @@ class Answers:
     length: Tensor
     """Long[A]: tokens of each answer."""
     stopped: Tensor
-    """Bool[A]: it ended on a stop token."""
+    """Bool[A]: it ended on a stop token or text."""
 
     def row(self, i: int) -> tuple[list[int], list[float], StopReason]:
         """Ids, log-probs and stop reason of an answer."""
@@ -61,6 +62,7 @@ class Queue:
     temperature: float
     places: int
     """Answers side by side at most."""
+    stopping: Stopping
     advance: Callable[[int], None]
     """Told how many answers have ended."""
 
@@ -80,7 +82,6 @@ class Decoder:
             torch.full((answers,), self.most, device=device),
             torch.zeros(answers, dtype=torch.bool, device=device),
         )
-        self.stops = torch.tensor(engine.model.stop_ids, device=device)
         self.waiting = deque(range(answers))
         self.rows = torch.empty(0, dtype=torch.long, device=device)
         """Long[R]: the answer in each place."""
@@ -114,7 +115,8 @@ class Decoder:
         live = self.alive
         rows, place = self.rows[live], at[live]
         self.answers.ids[rows, place], self.answers.logp[rows, place] = token[live], logp[live]
-        stopped = torch.isin(token, self.stops) & live
+        stopped = live.clone()
+        stopped[live] = self.todo.stopping(self.answers.ids[rows], place)
         ended = stopped | (live & (at + 1 == self.most))
         if bool(ended.any()):
             self.answers.stopped[self.rows[stopped]] = True

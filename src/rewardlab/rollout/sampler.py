@@ -14,6 +14,7 @@ from rewardlab.core.types import Prompt, Rollout, Sequence, StopReason
 from rewardlab.models.engine import Engine
 from rewardlab.rollout.cached import CachedDecoder
 from rewardlab.rollout.decoding import Decoder, Queue
+from rewardlab.rollout.stopping import Stopping
 
 
 class SamplerSettings(Settings):
@@ -21,13 +22,20 @@ class SamplerSettings(Settings):
 
     samples_per_prompt: int = 1
     max_new_tokens: int = 64
-    """An answer that reaches it without a stop token has stop reason `length`."""
+    """An answer that reaches it without a stop token or text has stop reason `length`."""
     temperature: float = 1.0
     """Logits are divided by it; 0 takes the most likely token (evaluation only)."""
+    stop_sequences: tuple[str, ...] = ()
+    """Texts that end an answer as the stop token does; the answer keeps them."""
     rows_per_batch: int = 256
     """Answers decoded side by side at most; never changes a draw."""
     cache_mib: int = 1024
     """Bound of the memory for answers' keys and values; with less room, fewer are decoded side by side."""
+
+
+def drawing(settings: Settings) -> SamplerSettings:
+    """How answers are drawn, as far as other settings say it in fields of the same names."""
+    return SamplerSettings(**settings.model_dump(include=set(SamplerSettings.model_fields)))
 
 
 class Sampler:
@@ -65,6 +73,7 @@ class Sampler:
                 draws[torch.tensor(order, dtype=torch.long)],
                 temperature=s.temperature,
                 places=self._places(),
+                stopping=Stopping(engine.model, s.stop_sequences),
                 advance=task.advance,
             )
             decoder = Decoder(engine, states, queue) if engine.plans else CachedDecoder(engine, queue)

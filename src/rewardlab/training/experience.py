@@ -21,7 +21,7 @@ from rewardlab.data.sampler import RowSampler
 from rewardlab.models.engine import Engine
 from rewardlab.records.run import StageRecord
 from rewardlab.rewards.base import Reward
-from rewardlab.rollout.sampler import Sampler, SamplerSettings, to_rollouts
+from rewardlab.rollout.sampler import Sampler, drawing, to_rollouts
 
 
 class ExperienceSettings(Settings):
@@ -31,6 +31,8 @@ class ExperienceSettings(Settings):
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     """Also the temperature that log-probs of these answers are computed at in training."""
+    stop_sequences: tuple[str, ...] = ()
+    """Texts that end an answer as the stop token does; the answer keeps them."""
     train_truncated: bool = False
     """Train on answers cut by the token limit too."""
 
@@ -60,8 +62,7 @@ class Experience:
         self.record, self.observers = record, observers
         self.rows = RowSampler(len(prompts), prompts_at_once, seed)
         self.generator = torch.Generator().manual_seed(seed)
-        drawn = settings.model_dump(include={"samples_per_prompt", "max_new_tokens", "temperature"})
-        self.sampler = Sampler(engine, SamplerSettings(**drawn))
+        self.sampler = Sampler(engine, drawing(settings))
 
     def collect(
         self, number: int, *, version: int | None = None, hints: Rows[Rows[int]] = ()

@@ -27,7 +27,7 @@ from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, Sources, Stage
 from rewardlab.records.atomic import write_text
 from rewardlab.reporting.audit_page import audit_page
-from rewardlab.rollout.sampler import Sampler, SamplerSettings, to_rollouts
+from rewardlab.rollout.sampler import Sampler, drawing, to_rollouts
 from rewardlab.worlds.advice.language import FILLERS
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class AuditStage(Stage):
     """Prompts that `policy` answers."""
     samples_per_prompt: int = Field(default=16, ge=2)
     max_new_tokens: int = Field(default=64, ge=1)
+    stop_sequences: tuple[str, ...] = ()
+    """Texts that end an answer as the stop token does; the answer keeps them."""
 
     def references(self) -> list[tuple[str, str]]:
         """The rewards or judges, and the policy."""
@@ -158,11 +160,8 @@ class AuditStage(Stage):
         prompts = list(asked.values())[: self.prompts]
         engine = context.policy(self.policy)
         ids = [render_prompt(engine.model.tokenizer, p, 1024) for p in prompts]
-        settings = self.model_dump(include={"samples_per_prompt", "max_new_tokens"})
         generator = torch.Generator().manual_seed(derive(context.recipe.seed, f"{self.name}.policy"))
-        groups = Sampler(engine, SamplerSettings(**settings)).sample(
-            ids, generator, progress=context.progress
-        )
+        groups = Sampler(engine, drawing(self)).sample(ids, generator, progress=context.progress)
         return to_rollouts(prompts, groups, engine)
 
     def _other(self, context: Context) -> str | None:

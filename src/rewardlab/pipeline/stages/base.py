@@ -55,6 +55,8 @@ class ProbeSettings(Settings):
     """Stage names of reward models, or built-in rewards: gold, numeric_answer, length."""
     max_new_tokens: int = 64
     temperature: float = 1.0
+    stop_sequences: tuple[str, ...] = ()
+    """Texts that end an answer as the stop token does; the answer keeps them."""
 
 
 class Stage(Settings):

@@ -13,7 +13,7 @@ from rewardlab.evaluation.best_of_n import best_of_n
 from rewardlab.pipeline import rows
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, Sources, Stage
-from rewardlab.rollout.sampler import Sampler, SamplerSettings, to_rollouts
+from rewardlab.rollout.sampler import Sampler, drawing, to_rollouts
 
 if TYPE_CHECKING:
     from rewardlab.pipeline.context import Context
@@ -36,6 +36,8 @@ class BestOfNStage(Stage):
     """More than the largest n makes the estimates sharper."""
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=1.0, gt=0)
+    stop_sequences: tuple[str, ...] = ()
+    """Texts that end an answer as the stop token does; the answer keeps them."""
     max_tokens: int = 1024
     """Longer prompts lose their left end; counted in the manifest."""
 
@@ -56,8 +58,7 @@ class BestOfNStage(Stage):
         seed = derive(context.recipe.seed, self.name)
         engine = context.policy(self.policy)
         prompts, ids = rows.prompts(context, self.data, self.name, engine.model.tokenizer, self.max_tokens)
-        drawn = self.model_dump(include={"samples_per_prompt", "max_new_tokens", "temperature"})
-        groups = Sampler(engine, SamplerSettings(**drawn)).sample(
+        groups = Sampler(engine, drawing(self)).sample(
             ids, torch.Generator().manual_seed(seed), progress=context.progress
         )
         rollouts = to_rollouts(prompts, groups, engine)

@@ -18,7 +18,7 @@ from rewardlab.models.loading import same_tokenizer
 from rewardlab.pipeline import rows
 from rewardlab.pipeline.seeds import derive
 from rewardlab.pipeline.stages.base import Outcome, Sources, Stage
-from rewardlab.rollout.sampler import Sampler, SamplerSettings, to_rollouts
+from rewardlab.rollout.sampler import Sampler, drawing, to_rollouts
 
 if TYPE_CHECKING:
     from rewardlab.pipeline.context import Context
@@ -51,6 +51,8 @@ class EvaluateStage(Stage):
     samples_per_prompt: int = 1
     max_new_tokens: int = 64
     temperature: float = 1.0
+    stop_sequences: tuple[str, ...] = ()
+    """Texts that end an answer as the stop token does; the answer keeps them."""
     samples_in_report: int = 40
     max_tokens: int = 1024
     """Longer prompts lose their left end; counted in the manifest."""
@@ -82,8 +84,7 @@ class EvaluateStage(Stage):
             prompts, ids = rows.prompts(
                 context, self.data, self.name, engine.model.tokenizer, self.max_tokens
             )
-            drawn = self.model_dump(include={"samples_per_prompt", "max_new_tokens", "temperature"})
-            groups = Sampler(engine, SamplerSettings(**drawn)).sample(
+            groups = Sampler(engine, drawing(self)).sample(
                 ids, torch.Generator().manual_seed(seed), progress=context.progress
             )
             answers[name] = to_rollouts(prompts, groups, engine)

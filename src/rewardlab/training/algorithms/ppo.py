@@ -33,7 +33,7 @@ from rewardlab.objectives.reduction import Terms
 from rewardlab.objectives.value import value_loss
 from rewardlab.records.run import StageRecord
 from rewardlab.rewards.base import Reward
-from rewardlab.rollout.sampler import Sampler, SamplerSettings, to_rollouts
+from rewardlab.rollout.sampler import Sampler, drawing, to_rollouts
 from rewardlab.training.algorithm import Algorithm
 from rewardlab.training.algorithms.ppo_settings import PPOSettings
 from rewardlab.training.control import Control
@@ -66,8 +66,7 @@ class PPO(Algorithm):
         self.reference, self.control, self.normaliser = Reference(engine), Control(s), Normaliser()
         self.rows = RowSampler(len(prompts), s.prompts_per_step, seed)
         self.generator = torch.Generator().manual_seed(seed)
-        drawn = s.model_dump(include={"samples_per_prompt", "max_new_tokens", "temperature"})
-        self.sampler = Sampler(engine, SamplerSettings(**drawn))
+        self.sampler = Sampler(engine, drawing(s))
         if s.critic_learning_rate is not None:
             critic = [name for name in engine.parameters if name.startswith(PREFIX)]
             self.learning_rates = dict.fromkeys(critic, s.critic_learning_rate)

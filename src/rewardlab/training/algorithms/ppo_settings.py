@@ -17,6 +17,8 @@ class PPOSettings(ControlSettings):
     samples_per_prompt: int = 1
     max_new_tokens: int = 64
     temperature: float = 1.0
+    stop_sequences: tuple[str, ...] = ()
+    """Texts that end an answer as the stop token does; the answer keeps them."""
     epochs: int = Field(default=4, ge=1)
     """Passes over each round's answers."""
     minibatches: int = Field(default=1, ge=1)
