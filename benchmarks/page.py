@@ -17,11 +17,11 @@ from rewardlab.records.atomic import sha256
 HEAD = """# Speed beside TRL and vLLM
 
 Measured by `benchmarks/run.py`, which `make bench` calls, on two CPU cores: TRL 1.16.0 and rewardlab, each
-a process of its own, the same random Llama checkpoint, the
-same rows of GSM8K in the same order, the same AdamW, the same effective batch, two threads. TRL runs at
+a process of its own, the same random Llama checkpoint, the same rows of GSM8K in the same order, the same
+AdamW, the same effective batch, two threads. TRL runs at
 its best of fp32 and bf16, gradient checkpointing on and off, and for DPO with the reference computed
-beforehand or not; rewardlab then runs in that same precision. The arms take turns A B A B in one run, the
-first turn is warm-up, the ratio is the median over turns with its range. Losses are compared between the
+beforehand or not; rewardlab then runs in that same precision. After a warm-up of 2 to 12 steps each, the
+arms take 5 to 20 turns A B A B in one run; the ratio is the median over turns with its range. Losses are compared between the
 fp32 arms; the samplers of two libraries draw different answers, so GRPO has no such number (on given
 answers `tests/parity` holds the two within 1e-6). Tokens per second count real tokens: prompt and answer,
 no padding; in `sample` the new ones. Peak memory is the process's resident high-water mark, of which
@@ -34,7 +34,9 @@ DIFFERENCE = """
 - Padding, and prompts that answers share, are not computed: the layers see a prompt once per group or
   pair.
 - Queries, keys and values are one product, gate and up another; norms, rotations and gates have backward
-  passes of their own; the last layer computes, after its attention, only the rows that are read.
+  passes of their own; the last layer computes, after its attention, only the rows that are read, and
+  where they are few, as the last tokens of a reward model, only their queries.
+- Attention takes every segment where it lies, without padding or copies.
 - In bf16 the CPU's products keep code of about a MiB for every number of rows that they have seen: rows
   come in multiples of 64, so that memory does not grow with the number of different lengths.
 - The head computes only the answers' positions, in place, a block of rows in the cache at a time.
@@ -44,9 +46,9 @@ DIFFERENCE = """
 """
 
 PROFILE = """
-## What bounds the mode `reward`
+## Where the time of the mode `reward` goes
 
-Its answers share few tokens and it has no vocabulary to leave out, so what remains is the layers' own work;
+It has no vocabulary to leave out, so what remains is the layers' own work;
 `benchmarks/reward_profile.py`:
 
 """

