@@ -273,6 +273,14 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+def write(a: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """All numbers so far, and of what and where."""
+    facts = {"machine": platform.machine(), "python": platform.python_version(), "commit": commit()}
+    settings = {k: str(v) for k, v in vars(a).items()}
+    a.json.parent.mkdir(parents=True, exist_ok=True)
+    a.json.write_text(json.dumps({"settings": settings, **facts, "results": results}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("modes", nargs="*", default=list(MODES), help=f"of {', '.join(MODES)}")
@@ -293,16 +301,13 @@ def main() -> None:
         for mode in a.modes:
             show(mode)
             results.append(measure(mode, a, Path(folder), a.peer_python))
+            if a.json:
+                write(a, results)  # after each mode: what comes next may fail
             show(table(results[-1:]).splitlines()[-1])
     print(table(results))
     for r in results:
         if "vllm" in r:
             print(beside_vllm(r["vllm"]))
-    if a.json:
-        facts = {"machine": platform.machine(), "python": platform.python_version(), "commit": commit()}
-        a.json.write_text(
-            json.dumps({"settings": {k: str(v) for k, v in vars(a).items()}, **facts, "results": results})
-        )
 
 
 if __name__ == "__main__":

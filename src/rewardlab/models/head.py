@@ -8,10 +8,14 @@ in backward.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial
 from torch.utils.checkpoint import checkpoint
 
 LOGITS_KEPT = 1 << 24
@@ -23,20 +27,38 @@ BLOCK = 1 << 18
 
 
 def logits_of(hf: Any, hidden: Tensor) -> Tensor:
-    """[..., V] with the final multipliers and soft-cap that some families have.
+    """[..., V] of hidden states [..., H]."""
+    return projection(hf)(hidden)
 
-    Gemma: cap * tanh(logits / cap). Cohere: logits * logit_scale. Granite: logits / logits_scaling.
+
+def projection(hf: Any) -> Callable[[Tensor], Tensor]:
+    """hidden states -> logits, with the final multipliers and soft-cap that some families have.
+
+    Gemma: cap * tanh(logits / cap). Cohere: logits * logit_scale. Granite: logits / logits_scaling. A head
+    whose weight is sharded over ranks is gathered here, once; its gradient is the sum over ranks.
     """
-    head = hf.get_output_embeddings()
-    logits: Tensor = head(hidden)
-    config = hf.config
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        logits = logits.float() * scale
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:
-        logits = logits.float() / divisor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits = cap * torch.tanh(logits.float() / cap)
+    head, config = hf.get_output_embeddings(), hf.config
+    apply: Callable[[Tensor], Tensor] = head
+    if isinstance(getattr(head, "weight", None), DTensor):
+        weight, bias = _whole(head.weight), None if head.bias is None else _whole(head.bias)
+        apply = partial(F.linear, weight=weight, bias=bias)
+
+    def logits(hidden: Tensor) -> Tensor:
+        found = apply(hidden)
+        if (scale := getattr(config, "logit_scale", None)) is not None:
+            found = found.float() * scale
+        if (divisor := getattr(config, "logits_scaling", None)) is not None:
+            found = found.float() / divisor
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+            found = cap * torch.tanh(found.float() / cap)
+        return found
+
     return logits
+
+
+def _whole(x: DTensor) -> Tensor:
+    """What the ranks hold together; each rank's gradient is of its own rows, so they add up."""
+    return x.full_tensor(grad_placements=[Partial()] * x.device_mesh.ndim)
 
 
 class HeadOutputs(NamedTuple):
@@ -72,8 +94,10 @@ def token_logprobs(
     rows = max(1, (LOGITS_KEPT if kept else LOGITS_PER_CHUNK) // vocabulary)
     spans = [slice(i, i + rows) for i in range(0, positions, rows)] or [slice(0, 0)]
 
+    project = projection(hf)
+
     def chunk(h: Tensor, y: Tensor, t: Tensor | None, k: Tensor | None) -> tuple[Tensor, ...]:
-        logits = logits_of(hf, h)
+        logits = project(h)
         if slice_ids is None:
             found: tuple[Tensor, ...] = _Statistics.apply(logits, y, t, entropy, mean)  # type: ignore[no-untyped-call]
             return found[: 1 + entropy + mean]
