@@ -18,9 +18,9 @@ HEAD = """# Speed beside TRL and vLLM
 
 Measured by `benchmarks/run.py`, which `make bench` calls, on two CPU cores: TRL 1.16.0 and rewardlab, each
 a process of its own, the same random Llama checkpoint, the same rows of GSM8K in the same order, the same
-AdamW, the same effective batch, two threads. TRL runs at
-its best of fp32 and bf16, gradient checkpointing on and off, and for DPO with the reference computed
-beforehand or not; rewardlab then runs in that same precision. After a warm-up of 2 to 12 steps each, the
+AdamW, the same effective batch, two threads. TRL runs at its best of fp32 and bf16, gradient checkpointing on
+and off, and for DPO with the reference computed beforehand or not, found by a few steps of each: where two
+are as fast, noise decides, and with it whose memory is compared. rewardlab then runs in the same precision. After a warm-up of 2 to 12 steps each, the
 arms take 5 to 20 turns A B A B in one run; the ratio is the median over turns with its range. Losses are
 compared between the fp32 arms; the samplers of two libraries draw different answers, so GRPO has no such
 number (on given answers `tests/parity` holds the two within 1e-6). Tokens per second count real tokens:
@@ -70,6 +70,8 @@ def main() -> None:
     for run in runs:
         s = run["settings"]
         print(f"\n## {s['model']} parameters, vocabulary {s['vocab']} (commit {run['commit']})\n")
+        if "source" in run:
+            print(f"From {run['source']}.\n")
         print(table(run["results"]))
         for r in run["results"]:
             if "vllm" in r:

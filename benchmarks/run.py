@@ -276,7 +276,7 @@ def commit() -> str:
 def write(a: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     """All numbers so far, and of what and where."""
     facts = {"machine": platform.machine(), "python": platform.python_version(), "commit": commit()}
-    settings = {k: str(v) for k, v in vars(a).items()}
+    settings = {k: str(v) for k, v in vars(a).items() if not isinstance(v, Path) and "python" not in k}
     a.json.parent.mkdir(parents=True, exist_ok=True)
     a.json.write_text(json.dumps({"settings": settings, **facts, "results": results}))
 
