@@ -18,14 +18,15 @@ HEAD = """# Speed beside TRL and vLLM
 
 Measured by `benchmarks/run.py`, which `make bench` calls, on two CPU cores: TRL 1.16.0 and rewardlab, each
 a process of its own, the same random Llama checkpoint, the same rows of GSM8K in the same order, the same
-AdamW, the same effective batch, two threads. TRL runs at its best of fp32 and bf16, gradient checkpointing on
-and off, and for DPO with the reference computed beforehand or not, found by a few steps of each: where two
-are as fast, noise decides, and with it whose memory is compared. rewardlab then runs in the same precision. After a warm-up of 2 to 12 steps each, the
-arms take 5 to 20 turns A B A B in one run; the ratio is the median over turns with its range. Losses are
-compared between the fp32 arms; the samplers of two libraries draw different answers, so GRPO has no such
-number (on given answers `tests/parity` holds the two within 1e-6). Tokens per second count real tokens:
-prompt and answer, no padding; in `sample` the new ones. Peak memory is the process's resident high-water
-mark, of which about 490 MiB is the libraries themselves in both arms.
+AdamW, the same effective batch, two threads. TRL runs at its best of fp32 and bf16, gradient checkpointing
+on and off, and for DPO with the reference computed beforehand or not, found by a few steps of each: where
+two are as fast, noise decides, and with it whose memory is compared. rewardlab then runs in the same
+precision. After a warm-up of 2 to 12 steps each, the arms take 5 to 20 turns A B A B in one run; the ratio
+is the median over turns with its range. Losses are compared between the fp32 arms; the samplers of two
+libraries draw different answers, so GRPO has no such number (on given answers `tests/parity` holds the two
+within 1e-6). Tokens per second count real tokens: prompt and answer, no padding; in `sample` the new ones.
+Peak memory is the process's resident high-water mark, of which about 490 MiB is the libraries themselves in
+both arms.
 """
 
 DIFFERENCE = """
