@@ -37,7 +37,8 @@ class EngineSettings(Settings):
     """`padded`: a row per sequence; `packed`: no padding; `tree`: also shared prompts only once; `auto`: tree
     where it saves work, else packed, and padded for networks whose attention cannot be told who sees whom."""
     tokens_per_microbatch: int = 3072
-    """Upper bound of tokens (padding included) in one forward pass; a longer sequence goes alone."""
+    """Upper bound of tokens (padding included) in one forward pass; a longer sequence goes alone. Of a prompt
+    above half of it, half as many tokens again go in a pass as its longest answer has with it."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast precision of the backbone. Weights, heads' soft-max and reductions stay fp32."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"

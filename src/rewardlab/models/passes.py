@@ -9,6 +9,9 @@ from rewardlab.models.layouts import LayoutName, common_prefix, families, joined
 
 WORTH = 0.95
 """A tree is laid out where it leaves at most this share of the tokens."""
+STRETCH = 1.5
+"""Where a family's prompt fills half of the budget: how many times the cost of the first sequence a pass of
+it may reach."""
 
 
 def choose(batch: Batch) -> LayoutName:
@@ -21,7 +24,8 @@ def split(batch: Batch, layout: LayoutName, budget: int) -> list[list[int]]:
     """The sequences of each forward pass, at most `budget` tokens as the layout counts them.
 
     Both members of a pair stay together; a unit above the budget goes alone. Families stand together in a
-    tree, and are cut only where they alone pass the budget. Longest first, so that a pass that does not fit
+    tree, and are cut only where they alone pass the budget; a long prompt, which each part computes again,
+    then takes half as much again with it. Longest first, so that a pass that does not fit
     into memory fails at once, and lengths within a pass are alike. Passes are about equally large.
     """
     lengths = batch.lengths.tolist()
@@ -47,8 +51,13 @@ def split(batch: Batch, layout: LayoutName, budget: int) -> list[list[int]]:
         total = cost(list(range(batch.size)))
         limit = min(budget, total / ceil(total / budget) + cost(units[0]))
     passes: list[list[int]] = [[]]
+    room = limit
     for unit in units:
-        if passes[-1] and cost(passes[-1] + unit) > limit:
+        family = family_of[unit[0]]
+        goes_on = bool(passes[-1]) and family_of[passes[-1][0]] == family
+        if passes[-1] and cost(passes[-1] + unit) > (room if goes_on else limit):
             passes.append([])
+        if not passes[-1]:
+            room = max(limit, STRETCH * cost(unit)) if shared[family] > budget / 2 else limit
         passes[-1].extend(unit)
     return passes

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rewardlab.core.types import StopReason
 from rewardlab.models.attention import Plan
 from rewardlab.models.engine import Engine
 from rewardlab.models.head import logits_of
-from rewardlab.rollout.cache import Decode, Layers, Prefill
+from rewardlab.rollout.cache import Decode, Layers, Prefill, beside, widened
 from rewardlab.rollout.draw import draw
 from rewardlab.rollout.stopping import Stopping
 
@@ -154,12 +155,12 @@ class Decoder:
         for layer in read or (old.prompts if old else {}):
             pair, own = [], []
             for side in (0, 1):
-                parts = [_widen(old.prompts[layer][side][kept], width)] if old and held else []
-                parts += [_widen(read[layer][side], width)] if fresh else []
-                x = torch.cat(parts)
-                mine = x.new_zeros(self.rows.numel(), x.shape[1], self.most, x.shape[-1])
-                if old and keep.numel():
-                    mine[: keep.numel()] = old.answers[layer][side][keep]
+                parts = [widened(old.prompts[layer][side][:, kept], width)] if old and held else []
+                parts += [widened(read[layer][side], width)] if fresh else []
+                x = beside(parts)
+                going_on = old.answers[layer][side][:, keep] if old and keep.numel() else x[:, :0, :0]
+                places = self.rows.numel() - keep.numel()
+                mine = F.pad(going_on, (0, 0, 0, 0, 0, places))
                 pair.append(x)
                 own.append(mine)
             prompts[layer], answers[layer] = (pair[0], pair[1]), (own[0], own[1])
@@ -173,7 +174,7 @@ class Decoder:
         self.cache = Decode(prompts, lengths, prompt_of, answers, done)
 
     def _read(self, prompts: list[int]) -> tuple[Layers, Tensor]:
-        """Caches [prompts, heads, width, D] and the hidden state [prompts, H] at each prompt's last token."""
+        """Caches [heads, prompts, width, D] and the hidden state [prompts, H] at each prompt's last token."""
         width = max(len(self.todo.prompts[p]) for p in prompts)
         budget = self.engine.settings.tokens_per_microbatch
         lots: list[list[int]] = [[]]
@@ -189,12 +190,7 @@ class Decoder:
             ends.append(states[0, plan.ends.to(ids.device)])
             caches.append(plan.padded(width))
         joined = {
-            layer: (torch.cat([c[layer][0] for c in caches]), torch.cat([c[layer][1] for c in caches]))
+            layer: (beside([c[layer][0] for c in caches]), beside([c[layer][1] for c in caches]))
             for layer in caches[0]
         }
         return joined, torch.cat(ends)
-
-
-def _widen(x: Tensor, width: int) -> Tensor:
-    """Zeros behind the keys up to a width, or what is beyond it cut."""
-    return torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[2]))

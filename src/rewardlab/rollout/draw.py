@@ -19,8 +19,7 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, T
     z = logits.float()
     if temperature not in (0.0, 1.0):
         z = z / temperature
-    top = z.amax(-1, keepdim=True)
-    p = (z - top).exp_()
+    p = z.softmax(-1)
     rows, size = p.shape
     if size % BLOCK:
         p = F.pad(p, (0, BLOCK - size % BLOCK))
@@ -40,5 +39,6 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, T
         bad = p.gather(1, token[:, None]).squeeze(1) == 0
         if bool(bad.any()):
             token = torch.where(bad, z.argmax(-1), token)
-    logp = z.gather(1, token[:, None]).squeeze(1) - top.squeeze(1) - total.squeeze(1).log().float()
-    return token, logp
+    # The sum takes back what the softmax's own sum, in fp32, was off by.
+    logp = (p.gather(1, token[:, None]).double() / total).log()
+    return token, logp.squeeze(1).float()
