@@ -42,7 +42,8 @@ DIFFERENCE = """
   come in multiples of 64, so that memory does not grow with the number of different lengths.
 - The head computes only the answers' positions, in place, a block of rows in the cache at a time.
 - While sampling, a prompt's keys are held once for all its answers, weights are packed, and the layers
-  run in fewer, larger steps; a finished answer's place goes to the next.
+  run in fewer, larger steps; the caches grow with the answers, so that they are read without gaps; a
+  finished answer's place goes to the next.
 - Freed blocks stay with the process, instead of being given back and faulted in at every step.
 """
 

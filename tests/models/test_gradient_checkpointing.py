@@ -117,3 +117,18 @@ def test_auto_looks_at_what_is_free(monkeypatch: pytest.MonkeyPatch, free: int |
     off = Engine(tiny_policy(), EngineSettings(gradient_checkpointing=False))
     memory.settle(off, BATCH, "fp32")
     assert not off.model.hf.is_gradient_checkpointing
+
+
+def test_auto_counts_a_shared_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight answers of 4 tokens to a prompt of 200: 232 tokens as a tree, 1,632 apart."""
+    answers = [Sequence((*range(200), *range(n, n + 4)), (False,) * 200 + (True,) * 4) for n in range(8)]
+    batch = Batch.pack(answers, group=[0] * 8)
+    engine = Engine(tiny_policy(), EngineSettings(tokens_per_microbatch=256))
+    net = engine.model.net
+    enough = memory.plan_memory(memory.Network.of(net, net), tokens=300, actions=100).total
+    monkeypatch.setattr(memory, "free_memory", lambda device: enough / memory.SHARE["cpu"])
+    memory.settle(engine, batch, "fp32")
+    assert not net.is_gradient_checkpointing
+    apart = Engine(tiny_policy(), EngineSettings(tokens_per_microbatch=2048, layout="packed"))
+    memory.settle(apart, batch, "fp32")
+    assert apart.model.hf.is_gradient_checkpointing
