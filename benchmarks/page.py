@@ -72,8 +72,6 @@ def main() -> None:
     for run in runs:
         s = run["settings"]
         print(f"\n## {s['model']} parameters, vocabulary {s['vocab']} (commit {run['commit']})\n")
-        if "source" in run:
-            print(f"From {run['source']}.\n")
         print(table(run["results"]))
         for r in run["results"]:
             if "vllm" in r:

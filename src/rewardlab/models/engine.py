@@ -37,8 +37,9 @@ class EngineSettings(Settings):
     """`padded`: a row per sequence; `packed`: no padding; `tree`: also shared prompts only once; `auto`: tree
     where it saves work, else packed, and padded for networks whose attention cannot be told who sees whom."""
     tokens_per_microbatch: int = 3072
-    """Upper bound of tokens (padding included) in one forward pass; a longer sequence goes alone. Of a prompt
-    above half of it, half as many tokens again go in a pass as its longest answer has with it."""
+    """Upper bound of tokens (padding included) in one forward pass; a longer sequence goes alone. Where a
+    shared prompt fills more than half of it, a pass of its answers may reach 1.5 times the longest sequence,
+    since every pass computes the prompt again."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast precision of the backbone. Weights, heads' soft-max and reductions stay fp32."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
